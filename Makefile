@@ -1,0 +1,41 @@
+# From a bare clone: `make demo` trains a model, `make test` runs the tests; each first installs
+# what is missing. Needs Python 3.11 to 3.13, make and git.
+
+python := .venv/bin/python
+ready := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test slow lint clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+
+setup: $(ready) ## install everything into .venv/ and .tools/ (nothing to do the second time)
+	@echo 'For `poetry run ...` in this shell: export PATH="$$PWD/.tools/bin:$$PATH"'
+
+demo: setup ## train the embedded language model with the defaults and show it before and after
+	$(python) train_dpo/train.py $(ARGS)
+
+test: setup ## run the tests that take minutes
+	$(python) -m pytest -m "not slow" $(ARGS)
+
+slow: setup ## run the tests that take longer
+	$(python) -m pytest -m slow $(ARGS)
+
+lint: setup ## check style, format and types
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m mypy
+
+clean: ## remove what setup installed
+	rm -rf .venv .tools
+
+# A mark outside the environment says that it is incomplete: one that was interrupted half-way
+# through a package cannot be trusted and is made anew.
+$(ready): poetry.lock pyproject.toml
+	@tools/poetry check --lock
+	@if [ -e .tools/installing ]; then rm -rf .venv; fi
+	@touch .tools/installing
+	@tools/poetry install --no-interaction
+	@rm .tools/installing
+	@touch $@

@@ -1,0 +1,345 @@
+"""Command lines and presets of the programs: dataclasses in, one clear line out if something is wrong.
+
+The options of a program are the fields of its dataclasses, its own beside TRL's and transformers'. A
+value comes from the command line, else from the YAML file of ``--config``, else from the field's
+default. YAML values are read as the text that stands there and converted exactly as on the command line,
+so ``1e-4`` is a number in both and ``two`` is none in either. A mistake of the user ends the program with
+status 2 and one line, ``<program>: error: <where, what was found, what is allowed>``.
+"""
+
+import difflib
+import json
+import os
+import re
+import shutil
+import sys
+import textwrap
+from argparse import SUPPRESS, Action, ArgumentError, ArgumentTypeError
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, fields
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from trl import TrlParser
+
+_ECOSYSTEM = ("trl", "transformers", "diffusers")
+_NULL = "tag:yaml.org,2002:null"
+_program = Path(sys.argv[0]).name
+
+
+def parse(
+    types: Sequence[type],
+    argv: Sequence[str] | None = None,
+    *,
+    program: str,
+    description: str = "",
+    common: Sequence[str] = (),
+    aliases: Mapping[str, str] | None = None,
+    resets: Mapping[str, Sequence[str]] | None = None,
+    check: Callable[..., None] | None = None,
+) -> tuple[Any, ...]:
+    """One instance of each dataclass in ``types``, filled from the command line and ``--config FILE``.
+
+    Args:
+        types: dataclasses whose fields are the options; no two may share a field's name.
+        argv: the arguments, by default the program's own.
+        program: the name that errors and ``--help`` give.
+        description: what the program does, for ``--help``.
+        common: fields of TRL's and transformers' dataclasses that ``--help`` shows beside our own;
+            ``--help_all`` shows all.
+        aliases: other names of options, as in ``{"model": "model_name_or_path"}``, in YAML too.
+        resets: ``{"loss": ("alpha",)}`` makes ``--loss`` on the command line discard the ``alpha`` of
+            the YAML file, which was meant for the loss of that file.
+        check: called with the instances; its ``ValueError`` is a mistake of the user.
+    """
+    global _program
+    _program = program
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = _Parser(types, aliases or {})
+    if not {"-h", "--help", "--help_all", "--help-all"}.isdisjoint(argv):
+        everything = {"-h", "--help"}.isdisjoint(argv)
+        print(_help(parser, program, description, None if everything else common))
+        raise SystemExit(0)
+    with usage_errors():
+        given = parser.read(argv)
+        preset = parser.read_file(given.pop("config")) if "config" in given else {}
+        for option, dependent in (resets or {}).items():
+            if option in given:
+                preset = {name: value for name, value in preset.items() if name not in dependent}
+        parsed = parser.build({**preset, **given})
+        if check is not None:
+            check(*parsed)
+    return parsed
+
+
+def resolved(*parsed: Any) -> dict[str, Any]:
+    """The value of every option of the dataclass instances, by name."""
+    return {field.name: getattr(one, field.name) for one in parsed for field in _options(one)}
+
+
+def fail(message: object) -> NoReturn:
+    """Ends the program with status 2 and ``<program>: error: message`` on one line of stderr."""
+    print(f"{_program}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turns a ``ValueError`` or ``OSError`` raised inside into :func:`fail`.
+
+    For the part of a program that reads what the user gave, never for the work itself, whose errors
+    need their traceback.
+    """
+    try:
+        yield
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else error)
+    except ValueError as error:
+        fail(error)
+
+
+class _Parser(TrlParser):
+    """TRL's parser, reporting only what was given, and each mistake as a ``ValueError``."""
+
+    def __init__(self, types: Sequence[type], aliases: Mapping[str, str]) -> None:
+        super().__init__(types, allow_abbrev=False, add_help=False, exit_on_error=False)
+        self.types = types
+        self.aliases = aliases
+        self.hints = {name: hint for one in types for name, hint in get_type_hints(one).items()}
+        for action in self._actions:
+            self._adapt(action)
+        for alias, name in aliases.items():
+            self._add_alias(alias, self.action(name))
+        self.add_argument("--config", default=SUPPRESS)
+
+    def action(self, name: str) -> Action:
+        return self._option_string_actions[f"--{name}"]
+
+    def _adapt(self, action: Action) -> None:
+        """Defaults stay with the dataclasses; dictionaries are JSON; a bare flag means true."""
+        action.default, action.required = SUPPRESS, False
+        members = _members(self.hints[action.dest])
+        if dict in members:
+            action.type, action.nargs = partial(_json_object, members=members), None
+        elif bool in members and action.nargs is None:
+            action.nargs, action.const = "?", True
+
+    def _add_alias(self, alias: str, action: Action) -> None:
+        self.add_argument(
+            *dict.fromkeys((f"--{alias}", f"--{alias.replace('_', '-')}")),
+            dest=action.dest,
+            default=SUPPRESS,
+            type=action.type,
+            nargs=action.nargs,
+            choices=action.choices,
+            const=action.const,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+    def read(self, argv: Sequence[str]) -> dict[str, Any]:
+        """The options in ``argv``, the last one of a name, converted."""
+        try:
+            given, unknown = self.parse_known_args(list(argv))
+        except ArgumentError as error:
+            option = (error.argument_name or "").split("/")[0]
+            raise ValueError(f"{option}: {error.message}") from None
+        if unknown and unknown[0].startswith("-"):
+            name = unknown[0].split("=")[0]
+            raise ValueError(f"unknown option {name}{self._suggestion(name, prefix='--')}")
+        if unknown:
+            raise ValueError(f"unexpected argument {unknown[0]!r}")
+        return vars(given)
+
+    def read_file(self, path: str) -> dict[str, Any]:
+        """The options in a YAML file, converted; its ``env`` mapping goes to the environment."""
+        values: dict[str, Any] = {}
+        for key, node in _yaml_entries(path):
+            where = f"{path}, line {node.start_mark.line + 1}"
+            name = self.aliases.get(key, key)
+            if name in values:
+                raise ValueError(f"{where}: {key} is given a second time")
+            if name not in self.hints and name != "env":
+                raise ValueError(f"{where}: unknown option {key!r}{self._suggestion(key)}")
+            try:
+                values[name] = self._from_node(name, node)
+            except (ValueError, yaml.YAMLError) as error:
+                raise ValueError(f"{where}: {key}: {error}") from None
+        os.environ.update({key: str(value) for key, value in values.pop("env", {}).items()})
+        return values
+
+    def build(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The dataclasses' instances; what their ``__post_init__`` refuses is a ``ValueError``."""
+        for field in (field for one in self.types for field in _options(one)):
+            if field.name not in values and _default(field) is MISSING:
+                raise ValueError(f"--{field.name} is needed")
+        try:
+            return tuple(
+                one(**{f.name: values[f.name] for f in _options(one) if f.name in values})
+                for one in self.types
+            )
+        except (TypeError, ImportError, RuntimeError) as error:
+            raise ValueError(str(error)) from error
+
+    def _from_node(self, name: str, node: yaml.Node) -> Any:
+        members = _members(self.hints.get(name, dict))
+        if node.tag == _NULL and NoneType in members:
+            return None
+        if isinstance(node, yaml.MappingNode) and dict in members:
+            return yaml.SafeLoader("").construct_document(node)
+        if isinstance(node, yaml.SequenceNode) and list in members:
+            return [self._item(name, item) for item in node.value]
+        if isinstance(node, yaml.ScalarNode) and node.tag != _NULL and name in self.hints:
+            return self._from_text(name, node.value)
+        found = "nothing" if node.tag == _NULL else f"a {node.id}"
+        expected = "a mapping" if members == {dict} else "a value"
+        raise ValueError(f"{expected} is expected, found {found}")
+
+    def _item(self, name: str, node: yaml.Node) -> Any:
+        if not isinstance(node, yaml.ScalarNode):
+            raise ValueError(f"a list of single values is expected, found a {node.id} in it")
+        value = self._from_text(name, node.value)
+        return value[0] if isinstance(value, list) else value
+
+    def _from_text(self, name: str, text: str) -> Any:
+        try:
+            return getattr(self.parse_known_args([f"--{name}={text}"])[0], name)
+        except ArgumentError as error:
+            raise ValueError(error.message) from None
+
+    def _suggestion(self, name: str, prefix: str = "") -> str:
+        known = [*self.hints, *self.aliases, "config", "help", "help_all"]
+        close = difflib.get_close_matches(name.lstrip("-").replace("-", "_"), known)
+        names = " or ".join(prefix + one for one in close)
+        return f"; did you mean {names}?" if close else "; --help_all lists all options"
+
+
+def _yaml_entries(path: str) -> list[tuple[str, yaml.Node]]:
+    """Keys and value nodes of a YAML file that holds one mapping."""
+    if not Path(path).is_file():
+        raise ValueError(f"--config: there is no file {path}")
+    try:
+        root = yaml.compose(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ValueError(f"{path}, line {line}: not valid YAML: {error.problem}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: not a text file of YAML: {error}") from None
+    if not isinstance(root, yaml.MappingNode):
+        found = "nothing" if root is None else f"a {root.id}"
+        raise ValueError(f"{path}: lines like 'beta: 0.1' are expected, found {found}")
+    return [(str(key.value), value) for key, value in root.value]
+
+
+def _json_object(text: str, members: set[Any]) -> dict[str, Any] | str | None:
+    if NoneType in members and text.lower() in ("none", "null"):
+        return None
+    if str in members and Path(text).is_file():  # TRL's dictionaries may be named by their file
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ArgumentTypeError(
+            f"""a JSON object like '{{"t": 0.3}}' is expected, found {text!r}"""
+        )
+    return value
+
+
+def _options(dataclass: Any) -> list[Field[Any]]:
+    return [field for field in fields(dataclass) if field.init]
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _members(hint: Any) -> set[Any]:
+    """The types in a hint: {list, NoneType} of ``list[str] | None``."""
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return {get_origin(part) or part for part in parts}
+
+
+def _help(parser: _Parser, program: str, description: str, common: Sequence[str] | None) -> str:
+    """The text of ``--help``: our own options and the ``common`` ones, or with ``None`` all."""
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    lines = [f"usage: {program} [--config FILE.yaml] [--option value ...]"]
+    lines += ["", *textwrap.wrap(description, width)] if description else []
+    every = {field.name: field for one in parser.types for field in _options(one)}
+    for one in parser.types:
+        shown = [f for f in _options(one) if common is None or not _is_foreign(f.name, one)]
+        lines += _section(parser, _title(one), shown, width, brief=False)
+    if common is not None:
+        lines += _section(parser, "Common options", [every[n] for n in common], width, brief=True)
+        lines += [
+            "",
+            f"--help_all shows all {len(every)} options. What --config FILE.yaml sets, the",
+        ]
+        lines += ["command line overrides. A switch is --name or --name false."]
+    return "\n".join(lines)
+
+
+def _section(
+    parser: _Parser, title: str, shown: Sequence[Field[Any]], width: int, *, brief: bool
+) -> list[str]:
+    lines = [line for field in shown for line in _entry(parser, field, width, brief)]
+    return ["", f"{title}:", *lines] if lines else []
+
+
+def _entry(parser: _Parser, field: Field[Any], width: int, brief: bool) -> list[str]:
+    """``  --name KIND    help (default)``; in brief the first sentence, on one line."""
+    alias = next((a for a, name in parser.aliases.items() if name == field.name), field.name)
+    head = f"  --{alias} {_kind(parser, field)}".ljust(36) + " "
+    text = str(field.metadata.get("help", "")).replace("%%", "%")
+    default = _describe_default(field)
+    if brief:
+        room = max(width - len(head) - len(default) - 1, 12)
+        sentence = re.split(r"(?<=[^.]\.)\s", text)[0].rstrip(".")
+        text = textwrap.shorten(sentence, room, placeholder="…")
+    indent = " " * 37
+    return textwrap.wrap(
+        f"{text} {default}".strip(), width, initial_indent=head, subsequent_indent=indent
+    ) or [head]
+
+
+def _kind(parser: _Parser, field: Field[Any]) -> str:
+    members = _members(parser.hints[field.name])
+    choices = parser.action(field.name).choices
+    listed = "{" + ",".join(map(str, choices or ())) + "}"
+    if choices is not None and len(listed) <= 30:
+        return listed
+    names = {bool: "", dict: "JSON", list: "...", int: "INT", float: "NUMBER"}
+    return next(
+        (kind for one, kind in names.items() if one in members), "NAME" if choices else "TEXT"
+    )
+
+
+def _describe_default(field: Field[Any]) -> str:
+    value = _default(field)
+    if value is MISSING:
+        return "(needed)"
+    if value is None or value == "" or value == []:
+        return ""
+    text = value.value if isinstance(value, Enum) else json.dumps(value, default=str).strip('"')
+    return f"({text})"
+
+
+def _title(one: type) -> str:
+    """The first line of a dataclass's docstring; its name where it has none."""
+    first = (one.__doc__ or "").strip().split("\n")[0].rstrip(".")
+    return one.__name__ if not first or first.startswith(f"{one.__name__}(") else first
+
+
+def _is_foreign(name: str, one: type) -> bool:
+    return any(
+        base.__module__.split(".")[0] in _ECOSYSTEM
+        and name in getattr(base, "__dataclass_fields__", ())
+        for base in one.__mro__
+    )

@@ -1,0 +1,89 @@
+"""Preference data for the text trainer, wherever it comes from: hub, folder, file; pairs or groups."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, load_dataset
+from transformers import PreTrainedTokenizerBase
+
+from fdpo import preferences
+
+
+def load_preferences(
+    name: str,
+    rank: Mapping[str, Any],
+    *,
+    train_split: str = "train",
+    test_split: str = "test",
+    test_share: float = 0.1,
+    seed: int = 0,
+) -> tuple[DatasetDict, Counter[str]]:
+    """Loads pairs, split into train and test, and counts what was made and dropped on the way.
+
+    Arguments:
+        name: A local file or folder, or a hub id, of pairs or of scored groups.
+        rank: How scored groups become pairs: arguments of :func:`fdpo.preferences.pairs_of`.
+        train_split: The split to train on.
+        test_split: The split to hold out, where the data has it.
+        test_share: The share of prompts to hold out where it has not.
+        seed: The seed of that split.
+
+    Raises:
+        ValueError: If the data is missing, malformed or of no use, in one line.
+    """
+    if Path(name).is_file():
+        pairs, counts = preferences.preferences_from_rows(preferences.read_rows(name), name, **rank)
+        return _split(pairs, test_share, seed), counts
+    if not Path(name).is_dir() and name.count("/") != 1:
+        raise ValueError(f"--dataset {name}: no such file or folder, and no hub id (owner/name)")
+    loaded = load_dataset(name)
+    if train_split not in loaded:
+        raise ValueError(f"--dataset {name} has no split {train_split!r}, only {', '.join(loaded)}")
+    train, counts = _pairs(loaded[train_split], f"{name} ({train_split})", rank)
+    if test_split in loaded:
+        test, _ = _pairs(loaded[test_split], f"{name} ({test_split})", rank)
+        return DatasetDict(train=train, test=test), counts
+    pairs = preferences.pairs_from_rows(train.to_list(), name)
+    return _split(pairs, test_share, seed), counts
+
+
+def _pairs(dataset: Dataset, source: str, rank: Mapping[str, Any]) -> tuple[Dataset, Counter[str]]:
+    if not len(dataset):
+        raise ValueError(f"{source}: no rows")
+    if preferences.kind_of(dataset[0], source) == "groups":
+        pairs, counts = preferences.preferences_from_rows(dataset.to_list(), source, **rank)
+        return _table(pairs), counts
+    missing = {"chosen", "rejected"} - set(dataset.column_names)
+    if missing:
+        found = ", ".join(dataset.column_names)
+        raise ValueError(f"{source}: no column {', '.join(missing)}; found {found}")
+    return dataset, Counter(candidates=len(dataset), made=len(dataset))
+
+
+def _split(pairs: list[preferences.Pair], test_share: float, seed: int) -> DatasetDict:
+    train, test = preferences.split_by_prompt(pairs, test_share, seed)
+    return DatasetDict(train=_table(train), test=_table(test))
+
+
+def _table(pairs: list[preferences.Pair]) -> Dataset:
+    return Dataset.from_list([pair.row() for pair in pairs])
+
+
+def require_room(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> None:
+    """Raises ``ValueError``, naming the first row, if a prompt leaves no room for a completion."""
+    if max_length is None or "prompt" not in dataset.column_names:
+        return
+    for row, prompt in enumerate(dataset["prompt"], 1):
+        # A token is at least a byte: a short prompt need not be tokenised to know that it fits.
+        if isinstance(prompt, str) and len(prompt.encode()) + 1 >= max_length:
+            if (size := len(tokenizer(prompt)["input_ids"])) >= max_length:
+                raise ValueError(
+                    f"pair {row}: its prompt has {size} tokens and --max_length is {max_length}; "
+                    "raise it (up to the model's context) or leave such prompts out"
+                )

@@ -1,0 +1,380 @@
+"""Scored groups of completions, the preference pairs that ranks make of them, and splits by prompt.
+
+A *group* holds a prompt and n completions with their scores. Its completions are ranked, best
+first (rank 0), and a *rule* says which ranks (i, j), i < j, meet in a *pair* whose chosen side is
+rank i and whose rejected side is rank j. Nothing here knows a trainer or a modality: a completion
+is a text, or a path to an image.
+
+A structural fault in a row raises a `ValueError` that names file and row. Whatever is merely of no
+use (equal texts, equal scores, gaps that are too small, answers without their prompt) is dropped
+and counted, and an error only if nothing is left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from fdpo.rows import list_of, optional, read_rows, require, type_of, write_rows
+
+Text = str | list[dict[str, Any]]
+"""A text (or a path), or a conversation: a list of ``{"role": ..., "content": ...}``."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt with its completions and their scores, larger is better.
+
+    ``truncated`` marks completions that were cut before their end; ``left_out`` counts answers of
+    the source that were dropped because they did not begin with their prompt.
+    """
+
+    prompt: str
+    completions: list[str]
+    scores: list[float]
+    truncated: list[bool]
+    left_out: int = 0
+
+    def row(self) -> dict[str, Any]:
+        """The group as a row of a file."""
+        return {
+            "prompt": self.prompt,
+            "completions": self.completions,
+            "scores": self.scores,
+            "truncated": self.truncated,
+        }
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A chosen and a rejected completion of one prompt, in TRL's names.
+
+    A pair without ``prompt`` carries it as the common beginning of both sides (TRL's implicit
+    prompt). Scores and truncation marks are None where the source does not tell them.
+    """
+
+    prompt: Text | None
+    chosen: Text
+    rejected: Text
+    chosen_score: float | None = None
+    rejected_score: float | None = None
+    chosen_truncated: bool | None = None
+    rejected_truncated: bool | None = None
+
+    def row(self) -> dict[str, Any]:
+        """The pair as a row of a file, without what is not known."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+# --- ranks to pairs ---
+
+
+def _top_bottom(n: int, k: int, k_top: int) -> set[tuple[int, int]]:
+    best_against_worst = {(0, j) for j in range(max(1, n - k), n)}
+    return best_against_worst | {(i, n - 1) for i in range(min(k_top, n - 1))}
+
+
+RULES: dict[str, Callable[[int, int, int], set[tuple[int, int]]]] = {
+    "top_bottom": _top_bottom,
+    "best_worst": lambda n, k, k_top: _top_bottom(n, 1, 1),
+    "all": lambda n, k, k_top: {(i, j) for i in range(n) for j in range(i + 1, n)},
+}
+"""Rank rules: (completions n, k, k_top) to the pairs of ranks (i, j) that meet, i < j."""
+
+
+def rank_pairs(n: int, rule: str, k: int = 3, k_top: int | None = None) -> list[tuple[int, int]]:
+    """Returns the pairs of ranks (i, j), i < j, that a rule makes of n ranked completions.
+
+    ``top_bottom`` lets the best meet the ``k`` worst and the ``k_top`` best (default: ``k``) meet
+    the worst, each pair once; slic-hf's six pairs of six answers are k = 3, k_top = 4.
+    ``best_worst`` is its case k = 1. ``all`` lets every two meet.
+    """
+    if rule not in RULES:
+        raise ValueError(f"unknown rank rule {rule!r}; there is {', '.join(RULES)}")
+    k_top = k if k_top is None else k_top
+    if min(k, k_top) < 1:
+        raise ValueError(f"k and k_top must be at least 1, not {k} and {k_top}")
+    return sorted(RULES[rule](n, k, k_top))
+
+
+def _candidates(group: Group, rule: str, k: int, k_top: int | None) -> Iterator[Pair]:
+    ranked = sorted(range(len(group.scores)), key=lambda i: -group.scores[i])
+    for i, j in rank_pairs(len(ranked), rule, k, k_top):
+        best, worst = ranked[i], ranked[j]
+        yield Pair(
+            group.prompt,
+            group.completions[best],
+            group.completions[worst],
+            group.scores[best],
+            group.scores[worst],
+            group.truncated[best],
+            group.truncated[worst],
+        )
+
+
+def pairs_of(
+    groups: Sequence[Group],
+    rule: str = "top_bottom",
+    k: int = 3,
+    k_top: int | None = None,
+    min_gap: float = 0.0,
+    source: str = "the groups",
+) -> tuple[list[Pair], Counter[str]]:
+    """Makes the pairs of a rank rule (see `rank_pairs`) and counts every candidate.
+
+    Besides the counts of `usable_pairs`, the counter holds ``groups``, ``small_groups`` (fewer than
+    two completions left) and ``answers_without_prompt``.
+    """
+    candidates = [pair for group in groups for pair in _candidates(group, rule, k, k_top)]
+    counts = Counter(
+        groups=len(groups),
+        small_groups=sum(len(group.completions) < 2 for group in groups),
+        answers_without_prompt=sum(group.left_out for group in groups),
+    )
+    pairs, more = usable_pairs(candidates, min_gap, source)
+    return pairs, counts + more
+
+
+def usable_pairs(
+    pairs: Sequence[Pair], min_gap: float = 0.0, source: str = "the pairs"
+) -> tuple[list[Pair], Counter[str]]:
+    """Keeps the pairs that teach something, and counts the rest by reason.
+
+    ``candidates = made + equal_texts + equal_scores + small_gap + repeated``, where a small gap is
+    one below ``min_gap`` (in units of the score) and a repeated pair has the texts of an earlier
+    one. Raises `ValueError` if no pair is left.
+    """
+    counts: Counter[str] = Counter(candidates=len(pairs))
+    seen: set[str] = set()
+    kept = []
+    for pair in pairs:
+        verdict = _verdict(pair, min_gap, seen)
+        counts[verdict] += 1
+        if verdict == "made":
+            kept.append(pair)
+    if not kept:
+        raise ValueError(f"{source}: no pair is left ({describe(counts)})")
+    return kept, counts
+
+
+def _verdict(pair: Pair, min_gap: float, seen: set[str]) -> str:
+    if pair.chosen == pair.rejected:
+        return "equal_texts"
+    if pair.chosen_score is not None and pair.rejected_score is not None:
+        if pair.chosen_score == pair.rejected_score:
+            return "equal_scores"
+        if abs(pair.chosen_score - pair.rejected_score) < min_gap:
+            return "small_gap"
+    key = _digest(pair.prompt, pair.chosen, pair.rejected).hex()
+    if key in seen:
+        return "repeated"
+    seen.add(key)
+    return "made"
+
+
+def describe(counts: Mapping[str, int]) -> str:
+    """Says in one line what was made and what was dropped, and why."""
+    dropped = ", ".join(
+        f"{count:,} {name.replace('_', ' ')}"
+        for name, count in counts.items()
+        if count and name not in ("made", "candidates", "groups")
+    )
+    origin = f" of {counts['groups']:,} groups" if counts.get("groups") else ""
+    made, candidates = counts.get("made", 0), counts.get("candidates", 0)
+    return f"{made:,} pairs made of {candidates:,} candidates{origin}; dropped: {dropped or 'none'}"
+
+
+# --- splits ---
+
+Item = TypeVar("Item", Group, Pair)
+
+
+def prompt_of(item: Group | Pair) -> Text:
+    """The prompt that decides on which side of a split an item falls.
+
+    For a pair without one it is what both sides share: whole messages of a conversation; of a text
+    everything up to the last ``Assistant:`` turn (as in Anthropic's HH), or all of it.
+    """
+    if isinstance(item, Group):
+        return item.prompt
+    if item.prompt is not None:
+        return item.prompt
+    both = zip(item.chosen, item.rejected, strict=False)
+    length = sum(1 for _ in takewhile(lambda two: two[0] == two[1], both))
+    shared = item.chosen[:length]
+    if isinstance(shared, str):
+        return shared.rpartition("\n\nAssistant:")[0] or shared
+    return shared
+
+
+def split_by_prompt(
+    items: Sequence[Item], test_size: float = 0.1, seed: int = 0
+) -> tuple[list[Item], list[Item]]:
+    """Splits groups or pairs into (train, test) so that no prompt is on both sides.
+
+    ``test_size`` is a share of the distinct prompts, in [0, 1). Those with the lowest SHA-256 of
+    seed and prompt are held out: neither the order of the items nor a generator's state matters.
+    """
+    if not 0 <= test_size < 1:
+        raise ValueError(f"test_size is a share of the prompts in [0, 1), not {test_size}")
+    keys = [_digest(seed, prompt_of(item)) for item in items]
+    ranked = sorted(set(keys))
+    if test_size and len(ranked) < 2:
+        raise ValueError(
+            f"cannot split {len(ranked)} prompt(s) into train and test; set test_size=0"
+        )
+    size = min(max(round(test_size * len(ranked)), 1), len(ranked) - 1) if test_size else 0
+    held_out = set(ranked[:size])
+    train = [item for item, key in zip(items, keys, strict=True) if key not in held_out]
+    test = [item for item, key in zip(items, keys, strict=True) if key in held_out]
+    return train, test
+
+
+def _digest(*values: object) -> bytes:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()
+
+
+# --- rows to groups and pairs ---
+
+
+def kind_of(row: Mapping[str, Any], source: str) -> Literal["groups", "pairs"]:
+    """Tells by its columns whether a row is a scored group or a pair."""
+    if "chosen" in row or "rejected" in row:
+        return "pairs"
+    if "completions" in row or "answers" in row:
+        return "groups"
+    raise ValueError(
+        f"{source}: neither pairs (chosen, rejected) nor groups (prompt, completions, scores); "
+        f"found the columns {', '.join(row)}"
+    )
+
+
+def groups_from_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows") -> list[Group]:
+    """Checks rows of scored groups; ``source`` is what errors call them.
+
+    Columns: ``prompt``, ``completions``, ``scores`` and, if known, ``truncated``; or slic-hf's
+    ``prompt``, ``answers``, ``rm_scores``, whose answers repeat the prompt: it is cut off.
+    """
+    groups = [_group(row, f"{source}, row {n}") for n, row in enumerate(rows, 1)]
+    if not groups:
+        raise ValueError(f"{source}: no rows")
+    if not any(group.completions for group in groups):
+        raise ValueError(f"{source}, row 1: no answer begins with its prompt, nor in any later row")
+    return groups
+
+
+def pairs_from_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows") -> list[Pair]:
+    """Checks rows of pairs, plain or conversational, with or without ``prompt`` and scores."""
+    pairs = [_pair(row, f"{source}, row {n}") for n, row in enumerate(rows, 1)]
+    if not pairs:
+        raise ValueError(f"{source}: no rows")
+    return pairs
+
+
+def preferences_from_rows(
+    rows: Sequence[Mapping[str, Any]],
+    source: str = "rows",
+    rule: str = "top_bottom",
+    k: int = 3,
+    k_top: int | None = None,
+    min_gap: float = 0.0,
+) -> tuple[list[Pair], Counter[str]]:
+    """Returns the usable pairs of rows of either kind, with their counts (see `pairs_of`)."""
+    if len(rows) and kind_of(rows[0], source) == "groups":
+        return pairs_of(groups_from_rows(rows, source), rule, k, k_top, min_gap, source)
+    return usable_pairs(pairs_from_rows(rows, source), min_gap, source)
+
+
+def _group(row: Mapping[str, Any], where: str) -> Group:
+    slic = "answers" in row and "completions" not in row
+    texts, values = ("answers", "rm_scores") if slic else ("completions", "scores")
+    require(row, ("prompt", texts, values), where)
+    if not isinstance(row["prompt"], str):
+        raise ValueError(f"{where}: prompt must be a text, not {type_of(row['prompt'])}")
+    completions = list_of(row, texts, str, where)
+    scores = [float(score) for score in list_of(row, values, (int, float), where)]
+    truncated = [False] * len(completions)
+    if row.get("truncated") is not None:
+        truncated = list_of(row, "truncated", bool, where)
+    if not len(completions) == len(scores) == len(truncated):
+        raise ValueError(
+            f"{where}: {len(completions)} {texts} but {len(scores)} {values} "
+            f"and {len(truncated)} truncation marks"
+        )
+    if len(completions) < 2:
+        raise ValueError(f"{where}: {len(completions)} {texts}; a group needs at least two")
+    for i, score in enumerate(scores):
+        if not math.isfinite(score):
+            raise ValueError(f"{where}: {values}[{i}] is {score}, not a finite number")
+    group = Group(row["prompt"], completions, scores, truncated)
+    return _without_prompt(group) if slic else group
+
+
+def _without_prompt(group: Group) -> Group:
+    kept = [i for i, text in enumerate(group.completions) if text.startswith(group.prompt)]
+    return Group(
+        group.prompt,
+        [group.completions[i][len(group.prompt) :] for i in kept],
+        [group.scores[i] for i in kept],
+        [group.truncated[i] for i in kept],
+        left_out=len(group.completions) - len(kept),
+    )
+
+
+SIDES = ("chosen", "rejected")
+
+
+def _pair(row: Mapping[str, Any], where: str) -> Pair:
+    require(row, ("chosen", "rejected"), where)
+    sides = [row[name] for name in ("prompt", "chosen", "rejected") if row.get(name) is not None]
+    kinds = {_text_kind(side) for side in sides}
+    if len(sides) < 2 or row["chosen"] is None or row["rejected"] is None or "" in kinds:
+        raise ValueError(f"{where}: prompt, chosen and rejected must be texts or lists of messages")
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{where}: texts beside lists of messages; leave out the column prompt if the messages "
+            "hold the prompt"
+        )
+    scores = [optional(row, f"{side}_score", (int, float), where) for side in SIDES]
+    marks = [optional(row, f"{side}_truncated", bool, where) for side in SIDES]
+    return Pair(row.get("prompt"), row["chosen"], row["rejected"], *scores, *marks)
+
+
+def _text_kind(value: Any) -> str:
+    if isinstance(value, str):
+        return "text"
+    messages = isinstance(value, list) and all(
+        isinstance(message, Mapping) and "role" in message for message in value
+    )
+    return "messages" if messages and value else ""
+
+
+# --- files ---
+
+
+def read_groups(path: str | Path) -> list[Group]:
+    """Reads a file of scored groups (see `groups_from_rows`)."""
+    return groups_from_rows(read_rows(path), str(path))
+
+
+def read_pairs(path: str | Path) -> list[Pair]:
+    """Reads a file of pairs (see `pairs_from_rows`)."""
+    return pairs_from_rows(read_rows(path), str(path))
+
+
+def write_groups(path: str | Path, groups: Iterable[Group]) -> None:
+    """Writes a file that `read_groups` reads."""
+    write_rows(path, (group.row() for group in groups))
+
+
+def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
+    """Writes a file that `read_pairs` and `datasets.load_dataset` read."""
+    write_rows(path, (pair.row() for pair in pairs))

@@ -1,0 +1,125 @@
+"""Files of rows (JSONL plain or gzip, Parquet, CSV, told apart by their ending) and their columns.
+
+Errors are `ValueError`s of one line that name the file and, where there is one, the row (from 1).
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+FORMATS = (".jsonl", ".jsonl.gz", ".parquet", ".csv")
+
+
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """Reads the rows of a JSONL (plain or gzip), Parquet or CSV file."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+    if not path.name.endswith(FORMATS):
+        raise ValueError(f"{path}: unknown ending; a file of rows ends in {', '.join(FORMATS)}")
+    try:
+        rows = _parquet_rows(path) if path.suffix == ".parquet" else _text_rows(path)
+    except (EOFError, UnicodeDecodeError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from error
+    if not rows:
+        raise ValueError(f"{path}: empty file")
+    return rows
+
+
+def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path}: not a Parquet file ({error})") from error
+
+
+def _text_rows(path: Path) -> list[dict[str, Any]]:
+    # newline="\n": only that ends a row, neither "\r" nor U+0085, which str.splitlines would cut at
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    newline = "" if path.suffix == ".csv" else "\n"
+    with opener(path, "rt", encoding="utf-8", newline=newline) as file:
+        if path.suffix == ".csv":
+            return list(csv.DictReader(file))
+        return [_json(line, f"{path}, row {n}") for n, line in enumerate(file, 1)]
+
+
+def _json(line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        found = f"{error.msg} at column {error.colno}" if line.strip() else "an empty line"
+        raise ValueError(f"{where}: not JSON ({found})") from error
+
+
+def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes rows as JSONL (plain or gzip) or Parquet, beside the file and then renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), beside)
+    else:
+        opener: Any = gzip.open if path.suffix == ".gz" else open
+        with opener(beside, "wt", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{json.dumps(row)}\n" for row in rows)
+    os.replace(beside, path)
+
+
+# --- columns ---
+
+
+def optional(row: Mapping[str, Any], name: str, kind: Any, where: str) -> Any:
+    """Returns the value of a column of this kind, or None where there is none."""
+    value = row.get(name)
+    if value is not None and not _is(value, kind):
+        raise ValueError(f"{where}: {name} must be {_NAMES[kind]}, not {type_of(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}: {name} is {value}, not a finite number")
+    return value
+
+
+def require(row: Any, names: Sequence[str], where: str) -> None:
+    """Checks that a row has these columns; ``where`` names file and row in the error."""
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{where}: must hold named columns, not {type_of(row)}")
+    missing = [name for name in names if name not in row]
+    if missing:
+        raise ValueError(
+            f"{where}: no column {', '.join(missing)}; found {', '.join(row) or 'none'}"
+        )
+
+
+_NAMES: dict[Any, str] = {str: "a text", bool: "true or false", (int, float): "a number"}
+
+
+def list_of(row: Mapping[str, Any], name: str, kind: Any, where: str) -> list[Any]:
+    """Returns a column that holds a list of values of one kind."""
+    values = row[name]
+    if not isinstance(values, list):
+        raise ValueError(f"{where}: {name} must be a list, not {type_of(values)}")
+    for i, value in enumerate(values):
+        if not _is(value, kind):
+            raise ValueError(f"{where}: {name}[{i}] must be {_NAMES[kind]}, not {type_of(value)}")
+    return values
+
+
+def _is(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def type_of(value: Any) -> str:
+    """The name of a value's type, as errors say it."""
+    return "null" if value is None else type(value).__name__
