@@ -223,8 +223,7 @@ def split_by_prompt(
     ``test_size`` is a share of the distinct prompts, in [0, 1). Those with the lowest SHA-256 of
     seed and prompt are held out: neither the order of the items nor a generator's state matters.
     """
-    if not 0 <= test_size < 1:
-        raise ValueError(f"test_size is a share of the prompts in [0, 1), not {test_size}")
+    require_share(test_size)
     keys = [_digest(seed, prompt_of(item)) for item in items]
     ranked = sorted(set(keys))
     if test_size and len(ranked) < 2:
@@ -236,6 +235,12 @@ def split_by_prompt(
     train = [item for item, key in zip(items, keys, strict=True) if key not in held_out]
     test = [item for item, key in zip(items, keys, strict=True) if key in held_out]
     return train, test
+
+
+def require_share(test_size: float) -> None:
+    """Raises `ValueError` if this is no share of prompts to hold out."""
+    if not 0 <= test_size < 1:
+        raise ValueError(f"test_size is a share of the prompts in [0, 1), not {test_size}")
 
 
 def _digest(*values: object) -> bytes:

@@ -9,10 +9,11 @@ import csv
 import gzip
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from fdpo.runs import replacing
 
 FORMATS = (".jsonl", ".jsonl.gz", ".parquet", ".csv")
 
@@ -64,18 +65,16 @@ def _json(line: str, where: str) -> Any:
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes rows as JSONL (plain or gzip) or Parquet, beside the file and then renamed."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
-    if path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
+    with replacing(path) as beside:
+        if path.suffix == ".parquet":
+            import pyarrow
+            import pyarrow.parquet
 
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), beside)
-    else:
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), beside)
+            return
         opener: Any = gzip.open if path.suffix == ".gz" else open
         with opener(beside, "wt", encoding="utf-8", newline="\n") as file:
             file.writelines(f"{json.dumps(row)}\n" for row in rows)
-    os.replace(beside, path)
 
 
 # --- columns ---

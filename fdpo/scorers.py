@@ -1,0 +1,177 @@
+"""Scorers: what turns prompts and completions into numbers, larger is better.
+
+A scorer is any function (prompts, completions) -> scores over two equally long sequences.
+`get_scorer` makes one of a name:
+
+- ``vader``: the compound sentiment of the vaderSentiment package, in [-1, 1];
+- ``package.module:function``: a function of one's own;
+- anything else: a hub id or folder for ``AutoModelForSequenceClassification``. With class logits z
+  and the chosen label y the score is the log-odds log p_y / (1 - p_y) = z_y - log Σ_{c≠y} exp z_c,
+  or the plain logit z_y; of a reward model with one output it is that output.
+
+Whatever it is, its answers are checked: as many as were asked for, each a finite number.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Scorer = Callable[[Sequence[str], Sequence[str]], list[float]]
+
+
+def get_scorer(
+    spec: str,
+    *,
+    label: str | None = None,
+    logit: bool = False,
+    batch_size: int = 64,
+    max_length: int | None = None,
+    device: str | torch.device | None = None,
+) -> Scorer:
+    """Makes the scorer that ``spec`` names (see the module); a wrong name raises `ValueError`.
+
+    The options are those of a model: the ``label`` that counts (a name or an index; default: the
+    one named positive, else the last), its plain ``logit`` instead of its log-odds, texts in a
+    batch, and the tokens after which a text is cut (default: what the model takes).
+    """
+    if spec == "vader":
+        return _checked(_vader(), spec)
+    if ":" in spec and not os.path.exists(spec):
+        return _checked(_function(spec), spec)
+    model = _Classifier(spec, label, logit, batch_size, max_length, device)
+    return _checked(model, spec)
+
+
+def _checked(scorer: Callable[..., Any], spec: str) -> Scorer:
+    def score(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+        returned = scorer(prompts, completions)
+        try:
+            scores = [float(score) for score in returned]
+        except (TypeError, ValueError) as error:
+            found = type(returned).__name__
+            raise ValueError(
+                f"scorer {spec}: must return a list of numbers, not {found} ({error})"
+            ) from error
+        if len(scores) != len(completions):
+            raise ValueError(f"scorer {spec}: {len(scores)} scores for {len(completions)} texts")
+        for completion, value in zip(completions, scores, strict=True):
+            if not math.isfinite(value):
+                raise ValueError(f"scorer {spec}: score {value} for {completion[:60]!r}")
+        return scores
+
+    return score
+
+
+def _vader() -> Scorer:
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    analyzer = SentimentIntensityAnalyzer()
+    return lambda prompts, completions: [
+        analyzer.polarity_scores(prompt + completion)["compound"]
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+
+
+def _function(spec: str) -> Callable[..., Any]:
+    module_name, _, name = spec.partition(":")
+    if os.getcwd() not in sys.path:  # a program's own folder is there, not the user's
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"scorer {spec}: cannot import {module_name!r} ({error})") from error
+    if not hasattr(module, name):
+        raise ValueError(f"scorer {spec}: {module_name} has no {name!r}")
+    function = getattr(module, name)
+    if not callable(function):
+        raise ValueError(f"scorer {spec}: {name} is a {type(function).__name__}, not a function")
+    return function
+
+
+class _Classifier:
+    """The score of a text under a sequence classifier."""
+
+    def __init__(
+        self,
+        name: str,
+        label: str | None,
+        logit: bool,
+        batch_size: int,
+        max_length: int | None,
+        device: str | torch.device | None,
+    ) -> None:
+        self.model, self.tokenizer = _load(name)
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(self.device).eval()
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+            self.model.config.pad_token_id = self.tokenizer.pad_token_id
+        self.label = _label_index(name, self.model.config.id2label, label)
+        self.logit = logit or len(self.model.config.id2label) == 1
+        self.batch_size = batch_size
+        context = getattr(
+            self.model.config, "max_position_embeddings", self.tokenizer.model_max_length
+        )
+        self.max_length = max_length or min(context, self.tokenizer.model_max_length)
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+        texts = [a + b for a, b in zip(prompts, completions, strict=True)]
+        if not texts:
+            return []
+        ids = self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        scores = torch.empty(len(ids))
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            batch = self.tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt")
+            logits = self.model(**batch.to(self.device)).logits
+            scores[rows] = self._score(logits.float()).cpu()
+        return scores.tolist()
+
+    def _score(self, logits: Tensor) -> Tensor:
+        chosen = logits[:, self.label]
+        if self.logit:
+            return chosen
+        others = [c for c in range(logits.shape[1]) if c != self.label]
+        return chosen - logits[:, others].logsumexp(1)
+
+
+def _load(name: str) -> tuple[Any, Any]:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = Path(name)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise ValueError(f"scorer {name}: a folder without weights (no *.safetensors)")
+    try:
+        # safetensors only: reading anything else would run what a stranger pickled
+        model = AutoModelForSequenceClassification.from_pretrained(
+            name, dtype="float32", use_safetensors=True
+        )
+        return model, AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"scorer {name}: neither vader, nor package.module:function, nor a sequence "
+            f"classifier that can be loaded from a folder or the hub ({reason})"
+        ) from error
+
+
+def _label_index(name: str, labels: dict[int, str], label: str | None) -> int:
+    if label is None:
+        positive = [i for i, text in labels.items() if text.lower() == "positive"]
+        return positive[0] if positive else len(labels) - 1
+    for index, text in labels.items():
+        if label in (text, str(index)):
+            return index
+    known = ", ".join(f"{index} {text}" for index, text in labels.items())
+    raise ValueError(f"scorer {name}: no label {label!r}; its labels are {known}")
