@@ -1,4 +1,4 @@
-"""Small language models and tokenizers from raw text: what ``train_dpo/sft.py`` trains from scratch.
+"""Small models and their tokenizers, from scratch: a language model and a classifier.
 
 Everything that is made here is an ordinary transformers object: a byte-level BPE tokenizer
 (``PreTrainedTokenizerFast``) and a ``GPT2LMHeadModel``, saved and loaded with
@@ -7,14 +7,25 @@ Everything that is made here is an ordinary transformers object: a byte-level BP
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from datasets import Dataset
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from datasets import Dataset, load_dataset
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -26,22 +37,65 @@ from transformers import (
 )
 from trl import pack_dataset
 
+from fdpo.rows import read_rows
+
 BOS, EOS, PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
 
 
-def clean_review(text: str) -> str:
-    """Replaces the ``<br />`` of web reviews by line breaks, which is how a person would read them."""
-    return re.sub(r"(?:\s*<br\s*/?>\s*)+", "\n", text).strip()
+@dataclass(frozen=True)
+class Splits:
+    """Distinct texts to train on, and held-out ones for the figures that a card states.
 
-
-def split_by_hash(texts: Iterable[str], held_out: int) -> tuple[list[str], list[str]]:
-    """Splits distinct texts into (train, held out) by their SHA-256, lowest first.
-
-    The split depends on nothing but the texts, so that programs which never meet (the language
-    model's and the scorer's) hold out the same ones.
+    Arguments:
+        train: The texts to train on.
+        held_out: Texts that no model here is trained on.
+        labels: The label of each text, where the source has them.
     """
-    ranked = sorted(set(texts), key=lambda text: hashlib.sha256(text.encode()).digest())
-    return ranked[held_out:], ranked[:held_out]
+
+    train: list[str]
+    held_out: list[str]
+    labels: dict[str, int]
+
+    @property
+    def test(self) -> list[str]:
+        """The held-out texts on which language models are compared."""
+        return self.held_out[:500]
+
+    @property
+    def test_bytes(self) -> int:
+        """The size of these in UTF-8."""
+        return sum(len(text.encode()) for text in self.test)
+
+
+def load_texts(source: str, held_out: int = 2000) -> Splits:
+    """Loads reviews from a hub id or a file of rows (``text``, and ``label`` if known), cleaned.
+
+    The texts with the lowest SHA-256 are held out: the split depends on nothing but the texts, so
+    that programs which never meet (the language model's and the scorer's) hold out the same ones.
+
+    Raises:
+        ValueError: If the source is missing, has no column ``text``, or too few texts.
+    """
+    if Path(source).is_file():
+        rows = read_rows(source)
+    elif source.count("/") == 1 and not source.startswith("."):
+        rows = load_dataset(source, split="train")
+    else:
+        raise ValueError(f"--dataset {source}: no such file, and no hub id (owner/name)")
+    if "text" not in rows[0]:
+        raise ValueError(f"--dataset {source}: no column text; found {', '.join(rows[0])}")
+    labels = {clean_review(row["text"]): row.get("label", -1) for row in rows}
+    ranked = sorted(labels, key=lambda text: hashlib.sha256(text.encode()).digest())
+    if len(ranked) <= held_out:
+        raise ValueError(
+            f"--dataset {source}: {len(ranked)} texts, of which {held_out} are held out"
+        )
+    return Splits(ranked[held_out:], ranked[:held_out], labels)
+
+
+def clean_review(text: str) -> str:
+    """Replaces the ``<br />`` of web reviews by line breaks, as a person would read them."""
+    return re.sub(r"(?:\s*<br\s*/?>\s*)+", "\n", text).strip()
 
 
 def train_tokenizer(
@@ -70,9 +124,15 @@ def train_tokenizer(
 
 
 def gpt2_from_scratch(
-    tokenizer: PreTrainedTokenizerBase, width: int, layers: int, heads: int, context: int
+    tokenizer: PreTrainedTokenizerBase,
+    width: int,
+    layers: int,
+    heads: int,
+    context: int,
+    seed: int = 0,
 ) -> GPT2LMHeadModel:
     """Makes an untrained GPT-2 without dropout that fits the tokenizer."""
+    torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=context,
@@ -91,16 +151,22 @@ def gpt2_from_scratch(
 
 
 def classifier_from_scratch(
-    tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], width: int, layers: int
+    tokenizer: PreTrainedTokenizerBase,
+    labels: Sequence[str],
+    width: int,
+    layers: int,
+    seed: int = 0,
 ) -> ModernBertForSequenceClassification:
     """Makes an untrained ModernBERT classifier that averages over tokens and fits the tokenizer."""
+    torch.manual_seed(seed)
+    tokenizer.model_max_length = 512
     config = ModernBertConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=2 * width,
         num_hidden_layers=layers,
         num_attention_heads=width // 32,
-        max_position_embeddings=512,
+        max_position_embeddings=tokenizer.model_max_length,
         classifier_pooling="mean",
         embedding_dropout=0.1,
         mlp_dropout=0.1,
@@ -122,6 +188,14 @@ def blocks(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, length: int
     return pack_dataset(Dataset.from_dict({"input_ids": ids}), length, strategy="wrapped")
 
 
+def save_in_16_bit(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path
+) -> None:
+    """Saves a model in fp16, which rounds weights of ordinary size less than bf16 does."""
+    copy.deepcopy(model).half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 @torch.no_grad()
 def language_model_figures(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
@@ -130,7 +204,7 @@ def language_model_figures(
 
     Each text is scored with its end token, from its begin token (or, where the tokenizer has none,
     from its second token), in windows of the model's context that overlap by half, so that every
-    token but the first few has at least half a context before it. Bytes are those of the UTF-8 text.
+    token but the first few has half a context or more before it. Bytes are those of UTF-8.
     """
     context = model.config.max_position_embeddings
     device = next(model.parameters()).device

@@ -1,0 +1,276 @@
+"""Preference data from a model's own completions and a scorer: prompts, scored groups, a dataset.
+
+The work is cut into batches of prompts. What a batch gives depends on the job's options and the
+batch's number alone, and is kept as soon as it is there: processes share the batches between them,
+and an interrupted job goes on with those that are missing, to the same result.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from accelerate import PartialState
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from fdpo import runs
+from fdpo.llm.decoding import Completion, by_length, require_room
+from fdpo.llm.diverse_beams import diverse_beams
+from fdpo.llm.generation import derived_seed, prompt_ids, sample
+from fdpo.preferences import Group, pairs_of, split_by_prompt, write_pairs
+from fdpo.rows import read_rows, write_rows
+from fdpo.scorers import Scorer
+
+
+@dataclass
+class CompletionArguments:
+    """Completions."""
+
+    method: Literal["sample", "diverse_beams"] = field(
+        default="sample", metadata={"help": "draw from the model, or diverse beam search"}
+    )
+    completions: int = field(default=6, metadata={"help": "completions of each prompt"})
+    max_new_tokens: int = field(default=48, metadata={"help": "longest completion, tokens"})
+    temperature: float = field(default=1.0, metadata={"help": "of sampling; 1: the model itself"})
+    diversity: float = field(
+        default=1.0, metadata={"help": "beams: penalty of a token that an earlier beam took, nats"}
+    )
+    no_repeat_ngram_size: int = field(
+        default=0, metadata={"help": "beams: no run of so many tokens occurs twice; 0: it may"}
+    )
+    generation_batch_size: int = field(
+        default=96, metadata={"help": "completions generated at a time, per process"}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("completions", "max_new_tokens", "generation_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.completions < 2:
+            raise ValueError("completions must be at least 2: a pair needs two")
+        if self.temperature <= 0 or self.diversity < 0:
+            raise ValueError("temperature must be above 0, diversity not below 0")
+        for name in self._idle():
+            if getattr(self, name) != getattr(type(self), name):
+                raise ValueError(f"{name} has no effect with method {self.method}")
+
+    def _idle(self) -> tuple[str, ...]:
+        beams = ("diversity", "no_repeat_ngram_size")
+        return beams if self.method == "sample" else ("temperature",)
+
+    def facts(self) -> dict[str, object]:
+        """The options that have an effect, for a card."""
+        return {name: value for name, value in asdict(self).items() if name not in self._idle()}
+
+    def complete(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[str],
+        seed: int,
+    ) -> list[list[Completion]]:
+        """Completes each prompt as the options say."""
+        if self.method == "sample":
+            return sample(
+                model,
+                tokenizer,
+                prompts,
+                samples=self.completions,
+                max_new_tokens=self.max_new_tokens,
+                batch_size=self.generation_batch_size,
+                seed=seed,
+                temperature=self.temperature,
+            )
+        return diverse_beams(
+            model,
+            tokenizer,
+            prompts,
+            groups=self.completions,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.generation_batch_size,
+            diversity=self.diversity,
+            no_repeat_ngram_size=self.no_repeat_ngram_size,
+        )
+
+
+def check(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    scorer: Scorer,
+    how: CompletionArguments,
+) -> None:
+    """Raises `ValueError` for what would go wrong only later: a long prompt, a bad scorer."""
+    require_room(model, prompts, prompt_ids(tokenizer, prompts), how.max_new_tokens)
+    scorer(prompts[:2], prompts[:2])
+
+
+def generate_groups(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    scorer: Scorer,
+    how: CompletionArguments,
+    *,
+    seed: int,
+    parts: Path,
+) -> list[Group]:
+    """Completes prompts and scores the completions; returns a group for each prompt, in order.
+
+    Every process calls this and gets all groups. ``parts`` is a folder for finished batches, one
+    file each; those that are there are not made again, so it must belong to these arguments.
+    """
+    state = PartialState()
+    batches = list(by_length(prompts, max(1, how.generation_batch_size // how.completions)))
+    mine = list(enumerate(batches))[state.process_index :: state.num_processes]
+    missing = [(b, rows) for b, rows in mine if not _part(parts, b).exists()]
+    total, left = (sum(len(rows) for _, rows in some) for some in (mine, missing))
+    with tqdm(
+        desc="completing and scoring",
+        total=total * how.completions,
+        initial=(total - left) * how.completions,
+        unit=" completions",
+        disable=not state.is_main_process,
+    ) as bar:
+        for b, rows in missing:
+            asked = [prompts[row] for row in rows]
+            completed = how.complete(model, tokenizer, asked, derived_seed(seed, b))
+            groups = _scored(asked, completed, scorer)
+            write_rows(_part(parts, b), (group.row() for group in groups))
+            bar.update(len(rows) * how.completions)
+    state.wait_for_everyone()
+    found: dict[int, Group] = {}
+    for b, rows in enumerate(batches):
+        part = [Group(**row) for row in read_rows(_part(parts, b))]
+        if [group.prompt for group in part] != [prompts[row] for row in rows]:
+            raise ValueError(f"{_part(parts, b)} belongs to another job: delete {parts}")
+        found |= zip(rows, part, strict=True)
+    return [found[row] for row in range(len(prompts))]
+
+
+def _part(parts: Path, batch: int) -> Path:
+    return parts / f"{batch:06}.jsonl"
+
+
+def _scored(
+    prompts: Sequence[str], completed: Sequence[Sequence[Completion]], scorer: Scorer
+) -> list[Group]:
+    flat = [(prompt, c.text) for prompt, row in zip(prompts, completed, strict=True) for c in row]
+    scores = iter(scorer(*map(list, zip(*flat, strict=True))))
+    return [
+        Group(
+            prompt, [c.text for c in row], [next(scores) for _ in row], [c.truncated for c in row]
+        )
+        for prompt, row in zip(prompts, completed, strict=True)
+    ]
+
+
+def make_dataset(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    scorer: Scorer,
+    how: CompletionArguments,
+    *,
+    seed: int = 0,
+    facts: Mapping[str, object],
+    **pairing: Any,
+) -> Counter[str]:
+    """Generates groups in ``folder / "parts"`` and makes the folder of `write_dataset` of them."""
+    parts = folder / "parts"
+    groups = generate_groups(model, tokenizer, prompts, scorer, how, seed=seed, parts=parts)
+    counts: Counter[str] = Counter()
+    state = PartialState()
+    state.wait_for_everyone()  # all have read the parts
+    if state.is_main_process:
+        counts = write_dataset(folder, groups, facts=facts, seed=seed, **pairing)
+        shutil.rmtree(parts)
+    return counts
+
+
+def write_dataset(
+    folder: Path,
+    groups: Sequence[Group],
+    *,
+    facts: Mapping[str, object],
+    rule: str = "top_bottom",
+    k: int = 3,
+    k_top: int | None = None,
+    min_gap: float = 0.0,
+    test_size: float = 0.1,
+    seed: int = 0,
+    source: str = "the groups",
+) -> Counter[str]:
+    """Makes the pairs of groups and writes both as a folder that `datasets.load_dataset` loads.
+
+    ``train.jsonl`` and ``test.jsonl`` hold the pairs, split by prompt; ``groups.jsonl`` the groups,
+    each with its ``split``; ``README.md`` the card, with ``facts`` on how it was made. Returns the
+    counts of `fdpo.preferences.pairs_of`.
+    """
+    pairs, counts = pairs_of(groups, rule, k, k_top, min_gap, source)
+    train, test = split_by_prompt(pairs, test_size, seed)
+    held_out = {pair.prompt for pair in test}
+    write_pairs(folder / "train.jsonl", train)
+    if test:
+        write_pairs(folder / "test.jsonl", test)
+    write_rows(
+        folder / "groups.jsonl",
+        (
+            group.row() | {"split": "test" if group.prompt in held_out else "train"}
+            for group in groups
+            if len(group.completions) > 1
+        ),
+    )
+    runs.write_text(folder / "README.md", _card(folder.name, counts, facts, len(train), len(test)))
+    return counts
+
+
+def _card(
+    title: str, counts: Counter[str], facts: Mapping[str, object], train: int, test: int
+) -> str:
+    splits = [("train", train), *([("test", test)] if test else [])]
+    files = "".join(f"  - split: {name}\n    path: {name}.jsonl\n" for name, _ in splits)
+    sizes = ", ".join(f"{count:,} in {name}" for name, count in splits)
+    made = "".join(f"| {name.replace('_', ' ')} | {value} |\n" for name, value in facts.items())
+    counted = "".join(f"| {name.replace('_', ' ')} | {n:,} |\n" for name, n in counts.items())
+    return f"""---
+task_categories:
+- text-generation
+tags:
+- preference
+- dpo
+configs:
+- config_name: pairs
+  default: true
+  data_files:
+{files}- config_name: groups
+  data_files: groups.jsonl
+---
+
+# {title}
+
+Preference pairs ({sizes}; no prompt is in both) and the scored groups they were made of. The
+terms of the models and texts named below hold for it.
+
+- `pairs` (default): `prompt`, `chosen`, `rejected`, their scores, and whether each was cut before
+  its end (`chosen_truncated`, `rejected_truncated`).
+- `groups`: `prompt`, `completions`, `scores`, `truncated`, and the `split` its pairs are in.
+
+## How it was made
+
+| | |
+| --- | --- |
+{made}
+## What was made and dropped
+
+`candidates` are the pairs of ranks that the rule names; those made and dropped add up to them.
+
+| | |
+| --- | --- |
+{counted}"""

@@ -1,0 +1,216 @@
+"""Completions of a language model: drawn from it, scored under it, or searched for in it.
+
+For a prompt x and a completion y of tokens y_1 … y_T, the last of them the end token unless the
+completion was cut,
+
+    log π(y | x) = Σ_t log softmax(z_t)[y_t],    z_t the logits after x, y_1 … y_{t−1},
+
+in float32. `sample` draws y from exactly this π (at temperature 1): no top-k, no top-p, no penalty,
+whatever the model's generation config says, and returns log π of the ids that were drawn, so that
+log-ratios of two models on such samples are those of the policies themselves.
+`completion_log_probs` scores ids afterwards, under any model.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from fdpo.llm.decoding import (
+    Completion,
+    Decoder,
+    by_length,
+    completion_of,
+    context_of,
+    device_of,
+    end_ids,
+    inference,
+    prompt_ids,
+    require_room,
+)
+
+__all__ = [
+    "Completion",
+    "Scored",
+    "completion_log_probs",
+    "derived_seed",
+    "opening_of",
+    "openings",
+    "prompt_ids",
+    "sample",
+]
+
+
+class Scored(NamedTuple):
+    """log π(y | x) and the mean entropy of the predictions along y, in nats, with shape (N,)."""
+
+    log_probs: Tensor
+    entropies: Tensor
+
+
+def sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    samples: int = 1,
+    max_new_tokens: int,
+    batch_size: int = 64,
+    seed: int,
+    temperature: float = 1.0,
+) -> list[list[Completion]]:
+    """Draws completions of each prompt, independently, from the model as it is.
+
+    Neither reads nor changes torch's global random state: the same seed gives the same samples.
+
+    Arguments:
+        model: A causal language model; sampled without dropout.
+        tokenizer: Its tokenizer.
+        prompts: The prompts; an empty one asks for whole texts.
+        samples: Completions of each prompt.
+        max_new_tokens: The tokens after which a completion is cut.
+        batch_size: Completions that are drawn at a time.
+        seed: The seed.
+        temperature: Divides the logits that tokens are drawn from; ``log_prob`` stays that of the
+            plain model.
+    """
+    if samples < 1 or temperature <= 0:
+        raise ValueError(f"samples {samples} must be at least 1, temperature {temperature} above 0")
+    ids = prompt_ids(tokenizer, prompts)
+    require_room(model, prompts, ids, max_new_tokens)
+    ends = end_ids(model, tokenizer)
+    generator = torch.Generator(device_of(model)).manual_seed(seed)
+    results: list[list[Completion]] = [[] for _ in prompts]
+    with inference(model):
+        for rows in by_length(ids, max(1, batch_size // samples)):
+            decoder = Decoder(model, [ids[row] for row in rows], copies=samples)
+            drawn = _draw(decoder, max_new_tokens, ends, generator, temperature)
+            for i, (tokens, log_prob) in enumerate(drawn):
+                row = rows[i // samples]
+                results[row].append(completion_of(tokenizer, ids[row], tokens, log_prob, ends))
+    return results
+
+
+def _draw(
+    decoder: Decoder,
+    max_new_tokens: int,
+    ends: set[int],
+    generator: torch.Generator,
+    temperature: float,
+) -> list[tuple[list[int], float]]:
+    rows = list(range(len(decoder.ids)))
+    drawn: list[tuple[list[int], list[float]]] = [([], []) for _ in rows]
+    for step in range(max_new_tokens):
+        weights = (decoder.log_probs / temperature).softmax(-1)
+        tokens = torch.multinomial(weights, 1, generator=generator)
+        values = decoder.log_probs.gather(1, tokens)
+        for row, token, value in zip(rows, tokens.tolist(), values.tolist(), strict=True):
+            drawn[row][0].extend(token)
+            drawn[row][1].extend(value)
+        running = [i for i, row in enumerate(rows) if drawn[row][0][-1] not in ends]
+        if not running or step + 1 == max_new_tokens:
+            break
+        if len(running) < len(rows):  # those that have ended leave the batch
+            rows = [rows[i] for i in running]
+            decoder.select(torch.tensor(running, device=tokens.device))
+            tokens = tokens[running]
+        decoder.append(tokens[:, 0])
+    return [(ids, math.fsum(values)) for ids, values in drawn]
+
+
+def completion_log_probs(
+    model: PreTrainedModel,
+    prompt_ids: Sequence[Sequence[int]],
+    completion_ids: Sequence[Sequence[int]],
+    *,
+    batch_size: int = 64,
+) -> Scored:
+    """Scores completions, given as ids (see `Completion`), under a model; N of each.
+
+    Returns log π(y | x), which for samples of the model itself equals their ``log_prob``, and the
+    entropy of the model's prediction, averaged over the tokens of y, both on the CPU.
+    """
+    if not all(map(len, prompt_ids)) or not all(map(len, completion_ids)):
+        raise ValueError("every prompt and every completion needs at least one token")
+    pairs = list(zip(prompt_ids, completion_ids, strict=True))
+    sequences = [[*prompt, *completion] for prompt, completion in pairs]
+    log_probs, entropies = torch.empty(len(pairs)), torch.empty(len(pairs))
+    with inference(model):
+        for rows in by_length(sequences, batch_size):
+            logits = _logits(model, [sequences[row] for row in rows])
+            for i, row in enumerate(rows):
+                start, end = len(pairs[row][0]), len(sequences[row])
+                scores = logits[i, start - 1 : end - 1].float().log_softmax(-1)
+                tokens = torch.tensor(sequences[row][start:end], device=scores.device)
+                log_probs[row] = scores.gather(1, tokens[:, None]).sum()
+                entropies[row] = torch.special.entr(scores.exp()).sum(-1).mean()
+    return Scored(log_probs, entropies)
+
+
+def _logits(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> Tensor:
+    length = max(map(len, sequences))
+    device = device_of(model)
+    ids = torch.tensor([[*ids] + [0] * (length - len(ids)) for ids in sequences], device=device)
+    mask = torch.tensor(
+        [[1] * len(ids) + [0] * (length - len(ids)) for ids in sequences], device=device
+    )
+    return model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+
+
+def openings(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    n: int,
+    *,
+    words: int | None = 8,
+    seed: int,
+    batch_size: int = 64,
+    rounds: int = 20,
+) -> list[str]:
+    """Samples n distinct openings (see `opening_of`) of texts from the model itself.
+
+    Raises `ValueError` if ``rounds`` rounds of sampling do not find as many.
+    """
+    found: dict[str, None] = {}
+    room = context_of(model) or 1024
+    length = min(3 * (words or 20) + 8, room - 1)
+    for turn in range(rounds):
+        texts = sample(
+            model,
+            tokenizer,
+            [""] * (n - len(found) + n // 4 + 8),  # some are too short, some equal
+            max_new_tokens=length,
+            batch_size=batch_size,
+            seed=derived_seed(seed, turn),
+        )
+        found |= dict.fromkeys(filter(None, (opening_of(drawn.text, words) for [drawn] in texts)))
+        if len(found) >= n:
+            return list(found)[:n]
+    raise ValueError(
+        f"the model gives only {len(found)} distinct openings of {words} words, not {n}"
+    )
+
+
+def opening_of(text: str, words: int | None) -> str:
+    """The first words of a text, or with None its first sentence; "" if nothing follows them.
+
+    It ends where a word ends, without white space.
+    """
+    text = text.strip()
+    if words is None:
+        first, _, rest = text.partition(".")
+        return first if rest else ""
+    match = re.match(rf"\S++(?:\s++\S++){{{words - 1}}}(?=\s)", text)
+    return match[0] if match else ""
+
+
+def derived_seed(seed: int, *indices: int) -> int:
+    """A seed for a part of a job: a function of the job's seed and the part's indices alone."""
+    return random.Random(repr((seed, *indices))).getrandbits(63)
