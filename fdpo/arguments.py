@@ -1,10 +1,10 @@
-"""Command lines and presets of the programs: dataclasses in, one clear line out if something is wrong.
+"""Command lines and presets: dataclasses in, one clear line out if something is wrong.
 
-The options of a program are the fields of its dataclasses, its own beside TRL's and transformers'. A
-value comes from the command line, else from the YAML file of ``--config``, else from the field's
-default. YAML values are read as the text that stands there and converted exactly as on the command line,
-so ``1e-4`` is a number in both and ``two`` is none in either. A mistake of the user ends the program with
-status 2 and one line, ``<program>: error: <where, what was found, what is allowed>``.
+The options of a program are the fields of its dataclasses, its own beside TRL's and transformers'.
+A value comes from the command line, else from the YAML file of ``--config``, else from the field's
+default. YAML values are read as the text that stands there and converted exactly as on the command
+line, so ``1e-4`` is a number in both and ``two`` is none in either. A mistake of the user ends the
+program with status 2 and ``<program>: error: <where, what was found, what is allowed>``.
 """
 
 import difflib
@@ -29,6 +29,7 @@ from trl import TrlParser
 
 _ECOSYSTEM = ("trl", "transformers", "diffusers")
 _NULL = "tag:yaml.org,2002:null"
+_KINDS = {yaml.MappingNode: "a mapping", yaml.SequenceNode: "a list", yaml.ScalarNode: "a value"}
 _program = Path(sys.argv[0]).name
 
 
@@ -43,7 +44,7 @@ def parse(
     resets: Mapping[str, Sequence[str]] | None = None,
     check: Callable[..., None] | None = None,
 ) -> tuple[Any, ...]:
-    """One instance of each dataclass in ``types``, filled from the command line and ``--config FILE``.
+    """One instance of each dataclass, filled from the command line and ``--config FILE``.
 
     Args:
         types: dataclasses whose fields are the options; no two may share a field's name.
@@ -53,8 +54,8 @@ def parse(
         common: fields of TRL's and transformers' dataclasses that ``--help`` shows beside our own;
             ``--help_all`` shows all.
         aliases: other names of options, as in ``{"model": "model_name_or_path"}``, in YAML too.
-        resets: ``{"loss": ("alpha",)}`` makes ``--loss`` on the command line discard the ``alpha`` of
-            the YAML file, which was meant for the loss of that file.
+        resets: ``{"loss": ("alpha",)}`` makes ``--loss`` on the command line discard the ``alpha``
+            of the YAML file, which was meant for the loss of that file.
         check: called with the instances; its ``ValueError`` is a mistake of the user.
     """
     global _program
@@ -108,9 +109,14 @@ class _Parser(TrlParser):
 
     def __init__(self, types: Sequence[type], aliases: Mapping[str, str]) -> None:
         super().__init__(types, allow_abbrev=False, add_help=False, exit_on_error=False)
+        # Values too are -1e-3 and -inf, which argparse took for options before Python 3.14.
+        self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")
         self.types = types
         self.aliases = aliases
-        self.hints = {name: hint for one in types for name, hint in get_type_hints(one).items()}
+        self.hints: dict[str, Any] = {}
+        for one in types:
+            hints = get_type_hints(one)
+            self.hints |= {field.name: hints[field.name] for field in _options(one)}
         for action in self._actions:
             self._adapt(action)
         for alias, name in aliases.items():
@@ -197,13 +203,15 @@ class _Parser(TrlParser):
             return [self._item(name, item) for item in node.value]
         if isinstance(node, yaml.ScalarNode) and node.tag != _NULL and name in self.hints:
             return self._from_text(name, node.value)
-        found = "nothing" if node.tag == _NULL else f"a {node.id}"
+        found = "nothing" if node.tag == _NULL else _KINDS[type(node)]
         expected = "a mapping" if members == {dict} else "a value"
         raise ValueError(f"{expected} is expected, found {found}")
 
     def _item(self, name: str, node: yaml.Node) -> Any:
         if not isinstance(node, yaml.ScalarNode):
-            raise ValueError(f"a list of single values is expected, found a {node.id} in it")
+            raise ValueError(
+                f"a list of single values is expected, found {_KINDS[type(node)]} in it"
+            )
         value = self._from_text(name, node.value)
         return value[0] if isinstance(value, list) else value
 
@@ -232,7 +240,7 @@ def _yaml_entries(path: str) -> list[tuple[str, yaml.Node]]:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: not a text file of YAML: {error}") from None
     if not isinstance(root, yaml.MappingNode):
-        found = "nothing" if root is None else f"a {root.id}"
+        found = "nothing" if root is None else _KINDS[type(root)]
         raise ValueError(f"{path}: lines like 'beta: 0.1' are expected, found {found}")
     return [(str(key.value), value) for key, value in root.value]
 
@@ -294,19 +302,15 @@ def _section(
 
 
 def _entry(parser: _Parser, field: Field[Any], width: int, brief: bool) -> list[str]:
-    """``  --name KIND    help (default)``; in brief the first sentence, on one line."""
+    """``  --name KIND    help (default)``; in brief the first sentence, on at most two lines."""
     alias = next((a for a, name in parser.aliases.items() if name == field.name), field.name)
     head = f"  --{alias} {_kind(parser, field)}".ljust(36) + " "
     text = str(field.metadata.get("help", "")).replace("%%", "%")
-    default = _describe_default(field)
     if brief:
-        room = max(width - len(head) - len(default) - 1, 12)
-        sentence = re.split(r"(?<=[^.]\.)\s", text)[0].rstrip(".")
-        text = textwrap.shorten(sentence, room, placeholder="…")
-    indent = " " * 37
-    return textwrap.wrap(
-        f"{text} {default}".strip(), width, initial_indent=head, subsequent_indent=indent
-    ) or [head]
+        text = re.split(r"(?<=[^.]\.)\s", text)[0].rstrip(".")
+    entry = textwrap.TextWrapper(width, initial_indent=head, subsequent_indent=" " * 37)
+    entry.max_lines, entry.placeholder = (2 if brief else None), "…"
+    return entry.wrap(f"{text} {_describe_default(field)}".strip()) or [head]
 
 
 def _kind(parser: _Parser, field: Field[Any]) -> str:
@@ -325,8 +329,10 @@ def _describe_default(field: Field[Any]) -> str:
     value = _default(field)
     if value is MISSING:
         return "(needed)"
-    if value is None or value == "" or value == []:
+    if value in (None, "", []):
         return ""
+    if isinstance(value, list):
+        return f"({' '.join(map(str, value))})"
     text = value.value if isinstance(value, Enum) else json.dumps(value, default=str).strip('"')
     return f"({text})"
 

@@ -1,0 +1,197 @@
+"""Files appear whole or not at all; a folder holds one run, and a resumed run is the same run."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fdpo import runs
+
+CONFIG = {"loss": "alpha", "alpha": 0.5, "seed": 3, "logging_steps": 10, "output_dir": "x"}
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def make_checkpoint(folder: Path, step: int, complete: bool = True) -> Path:
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / ("trainer_state.json" if complete else "model.safetensors")).touch()
+    return path
+
+
+def test_written_files_are_read_back(tmp_path: Path) -> None:
+    value = {"mean": torch.tensor(0.5), "path": tmp_path, "text": "é\u0085\u2028", "rows": (1, 2)}
+    runs.write_json(tmp_path / "new" / "a.json", value)
+    assert runs.read_json(tmp_path / "new" / "a.json") == {
+        "mean": 0.5,
+        "path": str(tmp_path),
+        "text": "é\u0085\u2028",
+        "rows": [1, 2],
+    }
+    rows = [{"text": "a\nb\u0085"}, {"text": "c"}]
+    runs.write_jsonl(tmp_path / "a.jsonl", iter(rows))
+    with (tmp_path / "a.jsonl").open(encoding="utf-8") as file:
+        assert [json.loads(line) for line in file] == rows
+
+
+def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path) -> None:
+    def interrupted() -> Iterator[dict[str, int]]:
+        yield {"row": 1}
+        raise KeyboardInterrupt
+
+    path = tmp_path / "rows.jsonl"
+    for before in (None, "the old file"):
+        if before:
+            path.write_text(before)
+        with pytest.raises(KeyboardInterrupt):
+            runs.write_jsonl(path, interrupted())
+        assert files_in(tmp_path) == (["rows.jsonl"] if before else [])
+    assert path.read_text() == "the old file"
+
+
+def test_nothing_is_at_its_place_before_it_is_whole(tmp_path: Path) -> None:
+    with runs.replacing(tmp_path / "table.parquet") as beside:
+        beside.write_text("half")
+        assert beside.suffix == ".parquet" and not (tmp_path / "table.parquet").exists()
+    assert files_in(tmp_path) == ["table.parquet"]
+
+
+def test_malformed_json_names_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": 1,\n"b": }')
+    with pytest.raises(ValueError, match="a.json, line 2: not JSON"):
+        runs.read_json(tmp_path / "a.json")
+
+
+def test_prepare_records_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--loss", "alpha", "--hub_token", "secret"])
+    folder = runs.prepare(tmp_path / "deep" / "run", {**CONFIG, "hub_token": "secret"})
+    record = runs.read_json(folder / runs.RECORD)
+    assert record["options"] == CONFIG and record["seed"] == 3
+    assert record["commands"] == ["train.py --loss alpha --hub_token ***"]
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert "secret" not in (folder / runs.RECORD).read_text()
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_folder_with_a_run_is_refused(tmp_path: Path, finished: bool) -> None:
+    runs.prepare(tmp_path, CONFIG)
+    if finished:
+        runs.write_json(tmp_path / runs.METRICS, {"reward": 1.0})
+    state = r"\(finished\)" if finished else r"\(unfinished\)"
+    message = f"already holds a run {state}: .*--output_dir.*--resume_from_checkpoint last"
+    with pytest.raises(ValueError, match=message):
+        runs.prepare(tmp_path, CONFIG)
+
+
+def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="--output_dir .*file: is a file"):
+        runs.prepare(tmp_path / "file", CONFIG)
+
+
+def test_a_folder_with_other_things_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    runs.prepare(tmp_path, CONFIG)
+    assert files_in(tmp_path) == ["notes.txt", runs.RECORD]
+
+
+def test_resuming_keeps_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for attempt, resume in (("first", None), ("second", "last"), ("third", "last")):
+        monkeypatch.setattr(sys, "argv", [attempt])
+        runs.prepare(tmp_path, CONFIG, resume=resume)
+    assert runs.read_json(tmp_path / runs.RECORD)["commands"] == ["first", "second", "third"]
+
+
+def test_resuming_with_other_options_names_them(tmp_path: Path) -> None:
+    runs.prepare(tmp_path, CONFIG)
+    changed = {**CONFIG, "alpha": 0.7, "seed": 4, "logging_steps": 1}
+    with pytest.raises(ValueError, match=r"other options \(alpha 0.5 -> 0.7, seed 3 -> 4\)"):
+        runs.prepare(tmp_path, changed, resume="last")
+    assert runs.read_json(tmp_path / runs.RECORD)["options"] == CONFIG
+
+
+HARMLESS = "logging_steps save_steps eval_steps hub_model_id report_to dataloader_num_workers"
+HARMFUL = "beta logits_to_keep learning_rate max_steps dataloader_drop_last dataset_name fp16"
+
+
+@pytest.mark.parametrize("name", HARMLESS.split() + HARMFUL.split())
+def test_only_what_does_not_change_the_weights_may_change(tmp_path: Path, name: str) -> None:
+    runs.prepare(tmp_path, {name: 1})
+    if name in HARMLESS.split():
+        runs.prepare(tmp_path, {name: 2}, resume="last")
+    else:
+        with pytest.raises(ValueError, match=f"{name} 1 -> 2"):
+            runs.prepare(tmp_path, {name: 2}, resume="last")
+
+
+def test_overwriting_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
+    runs.prepare(tmp_path, CONFIG)
+    make_checkpoint(tmp_path, 5)
+    runs.write_json(tmp_path / runs.METRICS, {})
+    (tmp_path / "notes.txt").touch()
+    runs.prepare(tmp_path, {**CONFIG, "seed": 9}, overwrite=True)
+    assert files_in(tmp_path) == ["notes.txt", runs.RECORD]
+    record = runs.read_json(tmp_path / runs.RECORD)
+    assert record["seed"] == 9 and len(record["commands"]) == 1
+
+
+def test_last_checkpoint_is_the_newest_complete_one(tmp_path: Path) -> None:
+    assert runs.last_checkpoint(tmp_path) is None
+    make_checkpoint(tmp_path, 90)
+    make_checkpoint(tmp_path, 200)
+    make_checkpoint(tmp_path, 300, complete=False)
+    (tmp_path / "checkpoint-best").mkdir()
+    (tmp_path / "checkpoint-best" / "trainer_state.json").touch()
+    assert runs.last_checkpoint(tmp_path) == tmp_path / "checkpoint-200"
+
+
+def test_checkpoint(tmp_path: Path) -> None:
+    assert runs.checkpoint(tmp_path, None) is None
+    with pytest.raises(ValueError, match="last: .* holds no run"):
+        runs.checkpoint(tmp_path, "last")
+    runs.prepare(tmp_path, CONFIG)
+    assert runs.checkpoint(tmp_path, "last") is None
+    path = make_checkpoint(tmp_path, 7)
+    assert runs.checkpoint(tmp_path, "last") == str(path)
+    assert runs.checkpoint("elsewhere", str(path)) == str(path)
+    with pytest.raises(ValueError, match="--resume_from_checkpoint absent: no such folder"):
+        runs.checkpoint(tmp_path, "absent")
+
+
+def test_file_names_of_losses() -> None:
+    assert runs.file_name("alpha-0.5") == "alpha-0.5"
+    assert runs.file_name("0.7*js + 0.3*reverse_kl") == "0.7_js_+_0.3_reverse_kl"
+    assert runs.file_name("../package.module:mine") == "_package.module_mine"
+
+
+def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs.prepare(tmp_path / "a", CONFIG)
+    monkeypatch.setenv("RANK", "1")
+    runs.prepare(tmp_path / "a", {"other": 1})
+    runs.prepare(tmp_path / "b", CONFIG)
+    assert runs.read_json(tmp_path / "a" / runs.RECORD)["options"] == CONFIG
+    assert not (tmp_path / "b").exists() and not runs.is_main_process()
+
+
+def test_git_commit_is_that_of_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> str:
+        settings = ("-c", "user.name=n", "-c", "user.email=e@example.org")
+        command = ["git", *settings, *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+
+    (tmp_path / "runs.py").write_text("")
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
+    git("init")
+    git("commit", "--allow-empty", "-m", "a repository that does not hold the file")
+    assert runs.git_commit() is None
+    git("add", "runs.py")
+    git("commit", "-m", "now it does")
+    assert runs.git_commit() == git("rev-parse", "HEAD") != ""
+    (tmp_path / "runs.py").write_text("changed")
+    assert runs.git_commit() == git("rev-parse", "HEAD") + "-dirty"
