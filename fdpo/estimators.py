@@ -31,12 +31,14 @@ class Estimate(NamedTuple):
 
 
 def mean(values: Tensor) -> Estimate:
-    """Estimates a mean from values of shape :math:`(P, S)` or :math:`(P)`, with prompts as clusters.
+    """Estimates a mean from values of shape :math:`(P, S)` or :math:`(P)`; prompts are clusters.
 
     The error is NaN where there is a single prompt.
     """
     per_prompt = values.double().reshape(len(values), -1).mean(dim=1)
-    error = per_prompt.std(correction=1) / math.sqrt(len(per_prompt))
+    if len(per_prompt) < 2:
+        return Estimate(per_prompt.mean().item(), math.nan)
+    error = per_prompt.std() / math.sqrt(len(per_prompt))
     return Estimate(per_prompt.mean().item(), error.item())
 
 

@@ -3,19 +3,233 @@
     python train_dpo/train.py --loss alpha --alpha 0.5
 
 With no arguments it trains the embedded IMDb model on pairs that are generated and scored on first
-use. ``--model`` and ``--dataset`` take hub ids or local folders and files; ``--config`` a preset.
+use and kept. ``--model`` and ``--dataset`` take hub ids, folders and files; ``--config`` a preset.
 """
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trl import ModelConfig
+from accelerate import PartialState
+from datasets import DatasetDict
+from transformers import ProgressCallback
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from fdpo import arguments, runs
-from fdpo.llm import experiment
+from fdpo import arguments, preferences, runs
+from fdpo.llm.callbacks import BriefProgress, StopOnInterrupt
 from fdpo.llm.config import FDPOConfig
+from fdpo.llm.data import load_preferences, require_room
+from fdpo.llm.evaluation import HELD_OUT_SEED, compare, held_out_openings
+from fdpo.llm.models import fitting_length, load_model, load_tokenizer
+from fdpo.llm.trainer import FDPOTrainer
+from fdpo.scorers import get_scorer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
+MODEL, SCORER = ROOT / "pretrained/imdb-gpt2", ROOT / "pretrained/imdb-sentiment"
+COMMON = (
+    "model_name_or_path", "use_peft", "lora_r", "lora_alpha", "dtype", "output_dir",
+    "learning_rate", "lr_scheduler_type", "num_train_epochs", "max_steps",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "max_length",
+    "precompute_ref_log_probs", "eval_strategy", "save_steps", "logging_steps", "seed", "bf16",
+    "gradient_checkpointing", "use_cpu", "resume_from_checkpoint", "report_to", "push_to_hub",
+)  # fmt: skip
+
+
+@dataclass
+class DataArguments:
+    """Data and evaluation."""
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "pairs or scored groups: hub id, file or folder; default: made here"},
+    )
+    dataset_train_split: str = field(default="train", metadata={"help": "split to train on"})
+    dataset_test_split: str = field(default="test", metadata={"help": "split to hold out"})
+    test_share: float = field(
+        default=0.1, metadata={"help": "share of prompts held out where there is no such split"}
+    )
+    rule: str = field(
+        default="top_bottom",
+        metadata={"help": "pairs of a scored group: " + ", ".join(preferences.RULES)},
+    )
+    k: int = field(default=3, metadata={"help": "top_bottom: the best meets the k worst"})
+    k_top: int = field(default=4, metadata={"help": "top_bottom: the k_top best meet the worst"})
+    min_gap: float = field(default=0.0, metadata={"help": "smallest score gap of a pair"})
+    eval_openings: int = field(
+        default=200, metadata={"help": "held-out openings to compare on before and after; 0: none"}
+    )
+    eval_samples: int = field(default=4, metadata={"help": "samples of each opening"})
+    eval_tokens: int = field(default=48, metadata={"help": "longest sample, tokens"})
+    scorers: list[str] = field(
+        default_factory=lambda: [str(SCORER), "vader"],
+        metadata={"help": "rewards to compare: classifiers, vader, package.module:function"},
+    )
+
+
+@dataclass
+class TrainConfig(FDPOConfig):
+    """f-DPO."""
+
+    output_dir: str | None = field(
+        default=None, metadata={"help": "run folder; default: runs/train_dpo-LOSS"}
+    )
+    learning_rate: float = field(default=2e-4, metadata={"help": "peak learning rate of AdamW"})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "passes over the pairs"})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "pairs per process"})
+    warmup_steps: float = field(default=0.1, metadata={"help": "steps, or a share below 1"})
+    save_steps: float = field(
+        default=0.25, metadata={"help": "checkpoint: steps, or a share below 1"}
+    )
+    save_total_limit: int | None = field(default=1, metadata={"help": "checkpoints to keep"})
+
+    def __post_init__(self) -> None:
+        if self.output_dir is None:
+            name = self.loss if self.alpha is None else f"{self.loss}-{self.alpha:g}"
+            self.output_dir = "runs/train_dpo-" + runs.file_name(name)
+        super().__post_init__()
+
+
+@dataclass
+class PolicyArguments(ModelConfig):
+    """Model."""
+
+    model_name_or_path: str | None = field(
+        default=str(MODEL), metadata={"help": "policy and reference: hub id or folder"}
+    )
+
+
+def default_pairs(model: str) -> str:
+    """Returns the folder of the model's own completions in pairs; dataset/main.py makes it."""
+    folder = Path("runs") / f"dataset-{Path(model).name}"
+    command = [sys.executable, str(ROOT / "dataset/main.py"), "--model", model]
+    with PartialState().main_process_first():
+        if not (folder / "README.md").exists():
+            print("making pairs first:", shlex.join(command), flush=True)
+            # One process, whatever launched this one: the others wait.
+            alone = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+            command += ["--output_dir", str(folder)]
+            if code := subprocess.run(command, env=alone, check=False).returncode:
+                sys.exit(code)
+    return str(folder)
+
+
+def load(own: DataArguments, model: str) -> tuple[DatasetDict, str]:
+    """Loads the pairs, or makes them on first use, and says what was made and dropped."""
+    data, counts = load_preferences(
+        own.dataset_name or default_pairs(model),
+        {"rule": own.rule, "k": own.k, "k_top": own.k_top, "min_gap": own.min_gap},
+        train_split=own.dataset_train_split,
+        test_split=own.dataset_test_split,
+        test_share=own.test_share,
+    )
+    sizes = f"{len(data['train']):,} to train on, {len(data['test']):,} held out"
+    return data, f"{preferences.describe(counts)}; {sizes}"
+
+
+def make_trainer(
+    own: DataArguments, training: TrainConfig, model: ModelConfig, data: DatasetDict
+) -> FDPOTrainer:
+    """Makes the trainer as TRL's own script does, after checking that the prompts fit."""
+    name = model.model_name_or_path
+    training.model_init_kwargs = {
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+        "use_safetensors": True,
+        **(training.model_init_kwargs or {}),
+    }
+    tokenizer = load_tokenizer(name, model.model_revision)
+    training.max_length = fitting_length(name, training.max_length)
+    require_room(data["train"], tokenizer, training.max_length)
+    trainer = FDPOTrainer(
+        name,
+        training,
+        train_dataset=data["train"],
+        eval_dataset=data["test"] if training.eval_strategy != "no" else None,
+        processing_class=tokenizer,
+        peft_config=get_peft_config(model),
+        quantization_config=get_quantization_config(model),
+        dataset_name=own.dataset_name,
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(BriefProgress())
+    return trainer
+
+
+def openings(own: DataArguments, data: DatasetDict, model: str) -> list[str]:
+    """Returns what to compare on: the data's held-out prompts, or openings of the model's own."""
+    if own.dataset_name is None:
+        return held_out_openings(
+            load_model(model),
+            load_tokenizer(model),
+            own.eval_openings,
+            exclude=set(data["train"]["prompt"]),
+        )
+    prompts = data["test"]["prompt"] if "prompt" in data["test"].column_names else []
+    return list(dict.fromkeys(p for p in prompts if isinstance(p, str)))[: own.eval_openings]
+
+
+def report(
+    own: DataArguments, trainer: FDPOTrainer, reference: str, held_out: list[str], folder: Path
+) -> None:
+    """Compares the policy with its reference and writes what a reader would look at."""
+    seconds = trainer.state.log_history[-1].get("train_runtime")
+    metrics = {"steps": trainer.state.global_step, "train_seconds": seconds}
+    if held_out:
+        print(f"sampling {len(held_out)} held-out openings before and after", flush=True)
+        comparison = compare(
+            trainer.accelerator.unwrap_model(trainer.model),
+            load_model(reference, trainer.accelerator.device),
+            trainer.processing_class,
+            held_out,
+            {Path(name).name: get_scorer(name) for name in own.scorers},
+            samples=own.eval_samples,
+            max_new_tokens=own.eval_tokens,
+            seed=HELD_OUT_SEED,
+        )
+        metrics |= comparison.metrics()
+        runs.write_text(folder / "samples.md", comparison.samples())
+        print(comparison.samples(3), comparison.table(), sep="\n")
+    runs.write_json(folder / "metrics.json", metrics)
+    print(f"run folder: {folder}")
+
+
+def main() -> None:
+    own, training, model = arguments.parse(
+        (DataArguments, TrainConfig, PolicyArguments),
+        program="train.py",
+        description=(__doc__ or "").split("\n")[0],
+        common=COMMON,
+        aliases={"dataset": "dataset_name", "model": "model_name_or_path"},
+        resets={"loss": ("alpha", "loss_args", "preference")},
+    )
+    with arguments.usage_errors():
+        checkpoint = runs.checkpoint(training.output_dir, training.resume_from_checkpoint)
+        options = arguments.resolved(own, training, model)
+        folder = runs.prepare(training.output_dir, options, resume=training.resume_from_checkpoint)
+        data, counts = load(own, model.model_name_or_path)
+        trainer = make_trainer(own, training, model, data)
+        held_out = openings(own, data, model.model_name_or_path)
+    print(counts)
+    trainer.add_callback(interrupt := StopOnInterrupt())
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if interrupt.stopped:
+        print(f"stopped at step {trainer.state.global_step}; --resume_from_checkpoint last goes on")
+        sys.exit(130)
+    trainer.save_model()
+    trainer.create_model_card(folder.name)
+    if trainer.is_world_process_zero():
+        runs.write_jsonl(folder / "log.jsonl", trainer.state.log_history)
+        report(own, trainer, model.model_name_or_path, held_out, folder)
+    if training.push_to_hub:
+        trainer.push_to_hub(dataset_name=own.dataset_name)
+    trainer.end()
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,8 @@ from fdpo.llm.config import FDPOConfig
 
 CITATION = """\
 @inproceedings{wang2024beyond,
-  title     = {Beyond Reverse {KL}: Generalizing Direct Preference Optimization with Diverse Divergence Constraints},
+  title     = {Beyond Reverse {KL}: Generalizing Direct Preference Optimization with
+               Diverse Divergence Constraints},
   author    = {Wang, Chaoqi and Jiang, Yibo and Yang, Chenghao and Liu, Han and Chen, Yuxin},
   booktitle = {International Conference on Learning Representations},
   year      = {2024},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +14,12 @@ from trl import DPOConfig
 from fdpo.divergences import Divergence
 from fdpo.losses import PREFERENCES, resolve_loss
 
-# What DPOConfig offers and f-DPO says otherwise: option -> (its neutral values, what to use instead).
+# What DPOConfig offers and f-DPO does not honour: option -> (its neutral values, what to use).
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "loss_type": ((["sigmoid"],), "choose with --loss (sigmoid, hinge, ipo) and --preference (robust)"),
+    "loss_type": (
+        (["sigmoid"],),
+        "choose with --loss (sigmoid, hinge, ipo) and --preference (robust)",
+    ),
     "loss_weights": ((None,), "combine losses with --loss and --sft_weight"),
     "f_divergence_type": (
         ("reverse_kl",),
@@ -23,8 +27,14 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "f_alpha_divergence_coef": ((0.5,), "use --loss alpha --alpha A with A = 1 - coefficient"),
     "ld_alpha": ((None,), "log-ratios are sums over the whole completion; leave it out"),
-    "use_weighting": ((False,), "weighted preference optimisation is not an f-DPO loss; leave it out"),
-    "discopop_tau": ((0.05,), "it belongs to the discopop loss; choose with --loss and --preference"),
+    "use_weighting": (
+        (False,),
+        "weighted preference optimisation is not an f-DPO loss; leave it out",
+    ),
+    "discopop_tau": (
+        (0.05,),
+        "it belongs to the discopop loss; choose with --loss and --preference",
+    ),
     "label_smoothing_factor": ((0.0, 0), "use --label_smoothing"),
     "padding_free": ((False,), "TRL pads in any case; leave it out"),
     "remove_unused_columns": ((False,), "the trainer needs to know which completions were cut"),
@@ -33,7 +43,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 
 @dataclass
 class FDPOConfig(DPOConfig):
-    r"""Configuration of :class:`~fdpo.llm.FDPOTrainer`: a ``trl.DPOConfig`` with a choice of divergence.
+    r"""Configuration of :class:`~fdpo.llm.FDPOTrainer`: ``trl.DPOConfig`` and a divergence.
 
     ``FDPOConfig()`` runs bare on a CPU: bf16 and gradient checkpointing follow the device unless
     they are given. An option of TRL that f-DPO does not honour is refused with the option to use.
@@ -64,7 +74,8 @@ class FDPOConfig(DPOConfig):
         default=None, metadata={"help": "alpha of the alpha-divergence: 0 reverse KL, 1 forward KL"}
     )
     loss_args: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "other parameters of the divergence, as JSON: '{\"t\": 0.3}'"}
+        default=None,
+        metadata={"help": "other parameters of the divergence, as JSON: '{\"t\": 0.3}'"},
     )
     preference: str | None = field(
         default=None, metadata={"help": f"loss of the margin: {', '.join(PREFERENCES)}"}
@@ -80,7 +91,8 @@ class FDPOConfig(DPOConfig):
         default=0.0, metadata={"help": "weight of the chosen completions' nats per token"}
     )
     log_pairs: bool = field(
-        default=False, metadata={"help": "write every pair's log-ratios, links, slopes: pairs.jsonl"}
+        default=False,
+        metadata={"help": "write every pair's log-ratios, links, slopes: pairs.jsonl"},
     )
     label_smoothing: float = field(
         default=0.0, metadata={"help": "share of flipped labels to expect, in [0, 0.5)"}
@@ -88,7 +100,11 @@ class FDPOConfig(DPOConfig):
     beta: float = field(
         default=0.1, metadata={"help": "strength of the reference: the reward is beta * link"}
     )
-    gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
+    use_cpu: bool = field(default=False, metadata={"help": "leave a GPU alone; on without one"})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "bfloat16 mixed precision; by default where the GPU has it"}
+    )
+    gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "recompute activations to save memory; by default on a GPU"}
     )
     remove_unused_columns: bool = field(
@@ -113,7 +129,9 @@ class FDPOConfig(DPOConfig):
 
     def resolve(self) -> tuple[Divergence, str]:
         """Returns the divergence and the name of the preference loss that these options choose."""
-        divergence, preference = resolve_loss(self.loss, alpha=self.alpha, **(self.loss_args or {}))
+        given = self.loss_args or {}
+        parameters = json.loads(given) if isinstance(given, str) else given
+        divergence, preference = resolve_loss(self.loss, alpha=self.alpha, **parameters)
         return divergence, self.preference or preference
 
     def _refuse(self) -> None:
@@ -124,7 +142,9 @@ class FDPOConfig(DPOConfig):
     def _check(self) -> None:
         self.resolve()
         if self.preference is not None and self.preference not in PREFERENCES:
-            raise ValueError(f"--preference {self.preference!r}: choose from {', '.join(PREFERENCES)}")
+            raise ValueError(
+                f"--preference {self.preference!r}: choose from {', '.join(PREFERENCES)}"
+            )
         if not (math.isfinite(self.beta) and self.beta > 0):
             raise ValueError(f"--beta must be a finite number above 0, got {self.beta}")
         if not (math.isfinite(self.sft_weight) and self.sft_weight >= 0):

@@ -1,4 +1,4 @@
-"""Preference data for the text trainer, wherever it comes from: hub, folder, file; pairs or groups."""
+"""Preference data for the text trainer from hub, folder or file, as pairs or scored groups."""
 
 from __future__ import annotations
 

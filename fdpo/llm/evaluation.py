@@ -7,7 +7,7 @@ that the divergences are those of the policy and not of a filtered or re-tokenis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fdpo import estimators
 from fdpo.estimators import Estimate
-from fdpo.llm.generation import Completion, completion_log_probs, prompt_ids, sample
+from fdpo.llm.generation import Completion, completion_log_probs, openings, prompt_ids, sample
+from fdpo.scorers import Scorer
 
-Scorer = Callable[[Sequence[str], Sequence[str]], list[float]]
+# Far from the small numbers that people give to --seed: no training samples with it.
+HELD_OUT_SEED = 1_000_003
+
+
+def held_out_openings(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    *,
+    seed: int = HELD_OUT_SEED,
+    exclude: Collection[str] = (),
+) -> list[str]:
+    """Samples openings from a model with a seed that no training uses, and none of ``exclude``."""
+    drawn = openings(model, tokenizer, count + len(exclude), seed=seed) if count else []
+    return [opening for opening in drawn if opening not in exclude][:count]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from torch import Tensor
 from transformers import (
     AutoTokenizer,
@@ -90,6 +89,8 @@ class FDPOTrainer(DPOTrainer):
     """
 
     args: FDPOConfig
+    train_dataset: Any
+    eval_dataset: Any
 
     def __init__(
         self,
@@ -111,7 +112,7 @@ class FDPOTrainer(DPOTrainer):
         }
         self.tokens_seen = 0
         if kwargs.get("processing_class") is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
+            name = model if isinstance(model, str) else model.name_or_path
             kwargs["processing_class"] = AutoTokenizer.from_pretrained(name)
         tokenizer = kwargs["processing_class"]
         if kwargs.get("data_collator") is None and isinstance(tokenizer, PreTrainedTokenizerBase):
@@ -128,7 +129,7 @@ class FDPOTrainer(DPOTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Computes the f-DPO loss of a batch of pairs, the chosen ones stacked over the rejected."""
+        """Computes the f-DPO loss of a batch of pairs, chosen ones stacked over rejected."""
         inputs = dict(inputs)
         index = inputs.pop(PAIR, None)
         if self.model.training:
@@ -179,16 +180,17 @@ class FDPOTrainer(DPOTrainer):
     ) -> None:
         """Writes TRL's model card with a section on the divergence, its strength and the data."""
         dataset_name = dataset_name or self.dataset_name
-        super().create_model_card(model_name, dataset_name, ["f-dpo", *([tags] if isinstance(tags, str) else tags or [])])
+        super().create_model_card(
+            model_name, dataset_name, ["f-dpo", *([tags] if isinstance(tags, str) else tags or [])]
+        )
         if self.is_world_process_zero():
             card = Path(self.args.output_dir) / "README.md"
             section = describe_loss(self.args, self.divergence, self.preference, dataset_name)
             card.write_text(card.read_text() + section)
 
     def check_gradients(self) -> None:
-        """Raises ``FloatingPointError``, naming the pair, if an accumulated gradient is not finite."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+        """Raises ``FloatingPointError``, naming the pair, if a gradient is not finite."""
+        if self._finite_gradients():
             return
         raise FloatingPointError(
             f"step {self.state.global_step + 1}: the gradient of {self._culprit()} is not finite; "
@@ -238,7 +240,7 @@ class FDPOTrainer(DPOTrainer):
             "tail_fraction": pairs.in_tail,
         }
         # One collective call, and one copy to the host, for all of them.
-        table = torch.stack([column.double() for column in (index, *columns.values())], dim=1)
+        table = torch.stack([column.float() for column in (index, *columns.values())], dim=1)
         table = self.accelerator.gather_for_metrics(table).cpu()
         numbers, values = table[:, 0].long().tolist(), table[:, 1:]
         self._stop_if_not_finite(numbers, values)
@@ -275,7 +277,7 @@ class FDPOTrainer(DPOTrainer):
                 file.write(json.dumps(line) + "\n")
 
     def _record_tokens(self, inputs: Mapping[str, Any], outputs: Any, mask: Tensor) -> None:
-        """Records TRL's own figures of the policy's tokens, weighted by token over all processes."""
+        """Records TRL's own figures of the policy's tokens, each token weighing the same."""
         mode = "train" if self.model.training else "eval"
         width = mask.shape[1]
         mask = mask.bool()
@@ -292,7 +294,7 @@ class FDPOTrainer(DPOTrainer):
                 inputs["attention_mask"].sum(),
             ]
         )
-        gathered = self.accelerator.gather_for_metrics(sums.double()[None]).sum(dim=0).tolist()
+        gathered = self.accelerator.gather_for_metrics(sums.float()[None]).sum(dim=0).tolist()
         entropy, chosen_logits, rejected_logits, right, chosen_size, rejected_size, size = gathered
         metrics = {
             "entropy": entropy / max(1, chosen_size + rejected_size),
@@ -316,19 +318,23 @@ class FDPOTrainer(DPOTrainer):
         prompt = dataset[number].get("prompt") if isinstance(dataset, Dataset) else None
         return f"pair {number}" + (f" ({str(prompt)[:60]!r})" if prompt else "")
 
+    def _finite_gradients(self) -> bool:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+
     def _culprit(self) -> str:
-        """Finds the pair of the last batches whose own gradient is not finite, one by one."""
-        model = self.accelerator.unwrap_model(self.model)
-        rows = [(batch, i) for batch in self.recent for i in range(len(batch["input_ids"]) // 2)]
-        for batch, i in rows:
-            pair = {k: v for k, v in batch.items() if v is not None}
-            half = len(pair["input_ids"]) // 2
-            pair = {k: v[[i, half + i]] if len(v) == 2 * half else v[[i]] for k, v in pair.items()}
-            model.zero_grad()
-            self.compute_loss(model, pair).backward()
-            if not all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None):
+        """Finds the pair of the last update whose own gradient is not finite, one by one."""
+        if self.accelerator.num_processes > 1:  # whose backward passes would wait for one another
+            return "a pair of the last update"
+        self.model.eval()  # a diagnosis is no training step: it is neither kept nor logged as one
+        for pair in [pair for batch in self.recent for pair in single_pairs(batch)]:
+            self.model.zero_grad()
+            self.compute_loss(self.model, pair).backward()
+            if not self._finite_gradients():
+                self.model.train()
                 return self._pair_name(int(pair[PAIR]) if PAIR in pair else -1)
-        return "this batch"
+        self.model.train()
+        return "the last update"
 
 
 class Guard(TrainerCallback):
@@ -360,6 +366,16 @@ def pair_collator(tokenizer: PreTrainedTokenizerBase, args: FDPOConfig) -> PairC
         pad_to_multiple_of=args.pad_to_multiple_of,
         eos_token_id=tokenizer.eos_token_id,
     )
+
+
+def single_pairs(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Takes a batch apart into batches of one pair."""
+    given = {name: value for name, value in batch.items() if value is not None}
+    size = len(given["input_ids"]) // 2
+    return [
+        {k: v[[i, size + i]] if len(v) == 2 * size else v[[i]] for k, v in given.items()}
+        for i in range(size)
+    ]
 
 
 def numbered(data: Any) -> Any:

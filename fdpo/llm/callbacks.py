@@ -1,0 +1,73 @@
+"""Callbacks of the trainers: a log line that fits a screen, and Ctrl-C that loses nothing."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any
+
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainingArguments as Arguments
+
+SHOWN = {
+    "loss": "loss",
+    "eval_loss": "held-out loss",
+    "rewards/margins": "margin",
+    "rewards/accuracies": "accuracy",
+    "log_ratios/chosen": "log-ratio chosen",
+    "log_ratios/rejected": "rejected",
+    "tail_fraction": "in tail",
+}
+
+
+class BriefProgress(ProgressCallback):
+    """A progress bar with the figures that tell how a run goes; the log holds all of them."""
+
+    def on_log(
+        self,
+        args: Arguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        logs = logs or {}
+        parts = [
+            f"{label} {float(logs[name]):.3g}" for name, label in SHOWN.items() if name in logs
+        ]
+        if state.is_world_process_zero and self.training_bar is not None and parts:
+            self.training_bar.write(f"step {state.global_step}: " + ", ".join(parts))
+
+
+class StopOnInterrupt(TrainerCallback):
+    """Ends a run after the step at hand, with a checkpoint, at Ctrl-C or SIGTERM."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self.previous: dict[int, Any] = {}
+
+    def on_train_begin(
+        self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous[number] = signal.signal(number, self._ask)
+
+    def on_step_end(
+        self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.stopped:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(
+        self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._restore()
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.stopped = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        self.previous.clear()

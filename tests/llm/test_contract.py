@@ -1,0 +1,66 @@
+"""What fdpo relies on in TRL 1.16, beside documented arguments: read this first when TRL changes."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import pytest
+import trl
+from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.utils import FusedCausalLMOutput
+
+from fdpo.llm.config import REFUSED
+
+
+def test_version_is_the_pinned_one() -> None:
+    assert trl.__version__.startswith("1.16.")
+
+
+def test_compute_loss_is_the_extension_point() -> None:
+    parameters = inspect.signature(DPOTrainer.compute_loss).parameters
+    assert list(parameters) == ["self", "model", "inputs", "return_outputs", "num_items_in_batch"]
+
+
+def test_reference_log_probs_come_from_a_public_method() -> None:
+    parameters = inspect.signature(DPOTrainer.compute_ref_log_probs).parameters
+    assert list(parameters) == ["self", "model", "inputs"]
+
+
+@pytest.mark.parametrize(
+    "name", ["precompute_ref_logps", "ref_model", "aux_loss_enabled", "router_aux_loss_coef"]
+)
+def test_trainer_sets_these_attributes(name: str) -> None:
+    assert f"self.{name} = " in inspect.getsource(DPOTrainer.__init__)
+
+
+def test_fused_head_returns_these_fields() -> None:
+    needed = {"log_probs", "entropy", "mean_logits", "is_top1", "aux_loss"}
+    assert needed <= {field.name for field in dataclasses.fields(FusedCausalLMOutput)}
+
+
+def test_collator_stacks_rejected_under_chosen() -> None:
+    rows = [
+        {"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5]},
+        {"prompt_ids": [6], "chosen_ids": [7], "rejected_ids": [8]},
+    ]
+    batch = DataCollatorForPreference(pad_token_id=0)(rows)
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 0], [6, 7, 0, 0], [1, 2, 4, 5], [6, 8, 0, 0]]
+    assert batch["completion_mask"].tolist() == [
+        [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 1, 1], [0, 1, 0, 0],
+    ]  # fmt: skip
+
+
+def test_prepared_rows_keep_their_other_columns() -> None:
+    source = inspect.getsource(DPOTrainer._prepare_dataset)
+    assert "remove_columns" not in source  # the collator reads chosen_truncated and the like
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_options_exist_with_these_defaults(name: str) -> None:
+    field = {field.name: field for field in dataclasses.fields(DPOConfig)}[name]
+    factory = field.default_factory
+    default = field.default if factory is dataclasses.MISSING else factory()
+    if name != "remove_unused_columns":  # whose default is ours
+        assert default in REFUSED[name][0]

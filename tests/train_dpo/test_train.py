@@ -1,0 +1,195 @@
+"""The training program as its users meet it: a whole run, resuming, and every wrong input."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., None]
+
+
+@pytest.fixture
+def train(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs train.py in a folder of its own with the tiny model and the given options."""
+    spec = importlib.util.spec_from_file_location("train", ROOT / "train_dpo/train.py")
+    assert spec is not None and spec.loader is not None
+    program = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(__import__("sys").modules, "train", program)
+    spec.loader.exec_module(program)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options: object) -> None:
+        argv = ["train.py", "--model", str(tiny_model), "--scorers", "vader", "--use_cpu"]
+        monkeypatch.setattr("sys.argv", [*argv, *map(str, options)])
+        program.main()
+
+    return run
+
+
+@pytest.fixture
+def pairs(pair_rows: list[dict[str, str]], tmp_path: Path) -> Path:
+    return write(tmp_path / "pairs.jsonl", pair_rows)
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+SMALL = ("--per_device_train_batch_size", 4, "--eval_samples", 2, "--eval_tokens", 6)
+
+
+def test_a_run_leaves_what_its_folder_promises(
+    train: Run, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--loss", "alpha", "--alpha", 0.5, "--test_share", 0.25, *SMALL)
+    train("--dataset", pairs, *options, "--output_dir", "out")
+    out = tmp_path / "out"
+    record = json.loads((out / "run.json").read_text())
+    assert record["options"]["alpha"] == 0.5 and record["options"]["loss"] == "alpha"
+    metrics = json.loads((out / "metrics.json").read_text())
+    names = {"vader", "entropy", "distinct_2", "reverse_kl", "js"}
+    assert names | {f"{name}_se" for name in names} <= metrics.keys()
+    assert metrics["steps"] == 3  # 12 of 16 pairs, by 4
+    assert all(math.isfinite(value) for value in metrics.values())
+    steps = [json.loads(line) for line in (out / "log.jsonl").open()]
+    assert any("tail_fraction" in step for step in steps)
+    assert load_file(out / "model.safetensors")
+    assert "alpha(0.5)" in (out / "README.md").read_text()
+    assert (out / "samples.md").read_text().count("- after: ") == 4
+    printed = capsys.readouterr().out
+    assert "16 pairs made of 16 candidates" in printed
+    assert re.search(r"reverse_kl +\S+ ± \S+", printed)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(
+    train: Run, pairs: Path, tmp_path: Path
+) -> None:
+    options = ("--dataset", pairs, "--loss", "jsd", *SMALL, "--eval_openings", 0)
+    train(*options, "--output_dir", "whole", "--save_steps", 2, "--save_total_limit", 3)
+    train(*options, "--output_dir", "parted", "--save_steps", 2, "--save_total_limit", 3)
+    for name in ("metrics.json", "model.safetensors"):
+        (tmp_path / "parted" / name).unlink()
+    for file in (tmp_path / "parted" / "checkpoint-4").iterdir():
+        file.unlink()
+    train(
+        *options, "--output_dir", "parted", "--save_steps", 2, "--save_total_limit", 3,
+        "--resume_from_checkpoint", "last",
+    )  # fmt: skip
+    whole, parted = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "parted"))
+    assert all((whole[name] == parted[name]).all() for name in whole)
+
+
+def test_a_loss_on_the_command_line_discards_the_alpha_of_a_preset(
+    train: Run, pairs: Path, tmp_path: Path
+) -> None:
+    preset = tmp_path / "preset.yaml"
+    preset.write_text(f"loss: alpha\nalpha: 0.3\ndataset: {pairs}\nlearning_rate: 1e-4\n")
+    train("--config", preset, "--loss", "jsd", "--eval_openings", 0, "--max_steps", 1)
+    options = json.loads((tmp_path / "runs/train_dpo-jsd/run.json").read_text())["options"]
+    assert (options["loss"], options["alpha"], options["learning_rate"]) == ("jsd", None, 1e-4)
+
+
+GROUP = {"prompt": "the film", "completions": [" was fine", " was bad"], "scores": [1.0, -1.0]}
+WRONG_ROWS = [
+    ([], "empty file"),
+    ([GROUP, "[1"], r"row 2: .*"),
+    ([{"prompt": "a", "chosen": "b"}], "no column rejected"),
+    ([{"text": "a"}], "neither pairs .* nor groups .* found the columns text"),
+    ([GROUP, {**GROUP, "completions": [" x"], "scores": [1.0]}], "row 2: .*at least two"),
+    ([GROUP, {**GROUP, "scores": [1.0, math.nan]}], r"row 2: scores\[1\] is nan"),
+    ([{**GROUP, "scores": [1.0, 1.0]}], "no pair is left .*equal scores"),
+    (
+        [{"prompt": "the", "answers": ["a film", "one"], "rm_scores": [1.0, 2.0]}],
+        "no answer begins with its prompt",
+    ),
+    (
+        [{"prompt": "the film " * 80, "chosen": "a", "rejected": "b"}] * 1
+        + [{"prompt": f"p{i}", "chosen": "a", "rejected": "b"} for i in range(3)],
+        r"its prompt has \d+ tokens and --max_length is 64",
+    ),
+]
+
+
+@pytest.mark.parametrize(("rows", "message"), WRONG_ROWS, ids=lambda value: str(value)[:30])
+def test_wrong_data_is_one_line_and_leaves_nothing(
+    train: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    rows: list[Any],
+    message: str,
+) -> None:
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
+    refused(train, capsys, message, "--dataset", file, "--test_share", 0)
+    assert not (tmp_path / "runs").exists()
+
+
+WRONG_OPTIONS = [
+    (("--loss", "kl"), "no loss 'kl'; there are sigmoid, hinge"),
+    (("--loss", "alpha", "--alpha", "nan"), "alpha must be a finite number"),
+    (("--loss", "alpha", "--alpha", "inf"), "alpha must be a finite number"),
+    (("--loss", "jsd", "--alpha", 0.5), "alpha"),
+    (("--beta", 0), "--beta must be a finite number above 0"),
+    (("--beta", -1), "--beta must be a finite number above 0"),
+    (("--f_divergence_type", "js_divergence"), "--f_divergence_type .* use --loss"),
+    (("--loss_args", "t"), "--loss_args: a JSON object"),
+    (("--dataset", "nowhere.jsonl"), "nowhere.jsonl"),
+    (("--model", "./nowhere"), "model ./nowhere: no such folder"),
+    (("--scorers", "nobody:nothing"), "scorer nobody:nothing"),
+    (("--resume_from_checkpoint", "last"), "--resume_from_checkpoint last"),
+    (("--lerning_rate", 1), "unknown option --lerning_rate; did you mean --learning_rate"),
+    (("--config", "nowhere.yaml"), "--config: there is no file nowhere.yaml"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG_OPTIONS, ids=lambda value: str(value)[:40])
+def test_wrong_options_are_one_line_and_leave_nothing(
+    train: Run,
+    pairs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[Any, ...],
+    message: str,
+) -> None:
+    refused(train, capsys, message, "--dataset", pairs, *options)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_folder_without_weights(
+    train: Run, pairs: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare/config.json").write_text((tiny_model / "config.json").read_text())
+    message = r"model bare: no weights in this folder \(\*.safetensors\)"
+    refused(train, capsys, message, "--dataset", pairs, "--model", "bare")
+
+
+def test_a_folder_that_holds_another_run(
+    train: Run, pairs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--dataset", pairs, "--eval_openings", 0, "--max_steps", 1, "--output_dir", "out")
+    train(*options)
+    refused(train, capsys, "--output_dir out already holds a run", *options)
+    changed = (*options, "--beta", 0.5, "--resume_from_checkpoint", "last")
+    refused(train, capsys, "other options .*beta 0.1 -> 0.5", *changed)
+
+
+def refused(
+    train: Run, capsys: pytest.CaptureFixture[str], message: str, *options: object
+) -> None:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        train(*options)
+    lines = [line for line in capsys.readouterr().err.splitlines() if ": error: " in line]
+    assert stop.value.code == 2
+    assert len(lines) == 1 and re.search(message, lines[0]), lines

@@ -1,0 +1,83 @@
+"""Compares a trained model with its reference on openings that it never saw.
+
+    python train_dpo/evaluate.py --model runs/train_dpo-jsd
+
+Both are sampled as they are (temperature 1, nothing filtered); every figure has a standard error
+over openings. ``--reference`` is by default what the run was started from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from fdpo import arguments, runs
+from fdpo.llm.evaluation import HELD_OUT_SEED, compare, held_out_openings
+from fdpo.llm.models import load_model, load_tokenizer, reference_of
+from fdpo.scorers import get_scorer
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class EvaluationArguments:
+    """Evaluation."""
+
+    model: str = field(metadata={"help": "the trained model: folder or hub id"})
+    reference: str | None = field(
+        default=None, metadata={"help": "the reference; default: as run.json of --model says"}
+    )
+    prompts: str | None = field(
+        default=None, metadata={"help": "file with an opening a line; default: sampled here"}
+    )
+    openings: int = field(default=200, metadata={"help": "openings to compare on"})
+    samples: int = field(default=4, metadata={"help": "samples of each opening"})
+    max_new_tokens: int = field(default=48, metadata={"help": "longest sample, tokens"})
+    batch_size: int = field(default=64, metadata={"help": "samples in a batch"})
+    scorers: list[str] = field(
+        default_factory=lambda: [str(ROOT / "pretrained/imdb-sentiment"), "vader"],
+        metadata={"help": "rewards: classifiers, vader, package.module:function"},
+    )
+    seed: int = field(default=HELD_OUT_SEED, metadata={"help": "of openings and samples"})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "folder for evaluation.json and samples.md; default: model"}
+    )
+
+
+def main() -> None:
+    (own,) = arguments.parse(
+        (EvaluationArguments,),
+        program="evaluate.py",
+        description=(__doc__ or "").split("\n")[0],
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with arguments.usage_errors():
+        name = own.reference or reference_of(own.model)
+        policy, reference = load_model(own.model, device), load_model(name, device)
+        tokenizer = load_tokenizer(name)
+        scorers = {Path(scorer).name: get_scorer(scorer) for scorer in own.scorers}
+        if own.prompts is None:
+            prompts = held_out_openings(reference, tokenizer, own.openings, seed=own.seed)
+        else:
+            prompts = Path(own.prompts).read_text(encoding="utf-8").strip().split("\n")
+    comparison = compare(
+        policy,
+        reference,
+        tokenizer,
+        prompts,
+        scorers,
+        samples=own.samples,
+        max_new_tokens=own.max_new_tokens,
+        batch_size=own.batch_size,
+        seed=own.seed,
+    )
+    folder = Path(own.output_dir or (own.model if Path(own.model).is_dir() else "runs/evaluate"))
+    runs.write_json(folder / "evaluation.json", arguments.resolved(own) | comparison.metrics())
+    runs.write_text(folder / "samples.md", comparison.samples())
+    print(comparison.samples(3), comparison.table(), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
