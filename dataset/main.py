@@ -14,15 +14,14 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from huggingface_hub import HfApi
 
 from fdpo import arguments, preferences, runs
 from fdpo.llm import feedback, models
+from fdpo.llm.processes import processes
 from fdpo.llm.prompts import own_openings, read_prompts
 from fdpo.scorers import get_scorer
 
@@ -112,7 +111,7 @@ def main() -> None:
     name = Path(own.groups).name.split(".")[0] if own.groups else Path(source.model).name
     folder = Path(own.output_dir or f"runs/dataset-{name}")
     options = arguments.resolved(source, how, own)
-    state = PartialState(timeout=timedelta(days=1))  # processes may be done hours apart
+    state = processes()
     try:
         if own.groups:
             counts = pair(own.groups, own, folder, options)
@@ -142,7 +141,7 @@ def require_effect(
 def start(folder: Path, options: dict[str, Any]) -> bool:
     """Makes the folder or goes on with it; says whether its data set is complete."""
     started = (folder / runs.RECORD).exists()
-    if PartialState().is_main_process and not started and folder.is_dir() and any(folder.iterdir()):
+    if processes().is_main_process and not started and folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"--output_dir {folder} holds something else: choose another")
     runs.prepare(folder, options, resume="parts" if started else None)
     return (folder / "README.md").exists()
@@ -170,12 +169,12 @@ def generate(
     words, parts = source.prompt_words or None, folder / "parts"
     with arguments.usage_errors():
         tokenizer = models.load_tokenizer(source.model)
-        model = models.load_model(source.model, PartialState().device, source.dtype)
+        model = models.load_model(source.model, processes().device, source.dtype)
         scorer = get_scorer(
             source.scorer,
             label=source.scorer_label,
             logit=source.scorer_logit,
-            device=PartialState().device,
+            device=processes().device,
         )
         asked = [""]
         if source.prompts != "model":

@@ -71,7 +71,8 @@ def _derivative(value: Tensor, at: Tensor) -> Tensor:
     if not value.requires_grad:  # a constant, as the derivative of a straight line is
         return torch.zeros_like(at)
     (found,) = torch.autograd.grad(value.sum(), at, create_graph=True, allow_unused=True)
-    return torch.zeros_like(at) if found is None else found
+    # cloned: the lazy zeros of a straight piece load torch's compiler when they are multiplied
+    return torch.zeros_like(at) if found is None else found.clone()
 
 
 def divergence_from_generator(generator: Callable[[Tensor], Tensor], *, name: str) -> Divergence:
@@ -103,7 +104,7 @@ def divergence_from_generator(generator: Callable[[Tensor], Tensor], *, name: st
     convex = (slope >= -1e-9 * abs(curvature)) & torch.cat([rises, rises[-1:]])
     _require(convex, ratio, f"{name}: f is not convex")
     if curvature <= 1e-12:
-        raise ValueError(f"{name}: f''(1) must be above 0, it is {curvature:g}: no slope to train on")
+        raise ValueError(f"{name}: f''(1) must be above 0 to train, it is {curvature:g}")
     return Generated(generator, name, _finite_at_zero(generator))
 
 

@@ -310,6 +310,8 @@ def _own(path: str) -> Divergence:
     module, _, attribute = path.partition(":")
     if os.getcwd() not in sys.path:  # a program's own folder is there, the user's is not
         sys.path.append(os.getcwd())
+    if os.getcwd() not in sys.path:  # a program's own folder is there, not the user's
+        sys.path.append(os.getcwd())
     try:
         value = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:

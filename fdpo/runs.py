@@ -96,23 +96,32 @@ def prepare(
     folder = Path(output_dir)
     if not is_main_process():
         return folder
+    previous = None if overwrite else require_free(folder, config, resume=resume)
+    if overwrite and (folder / RECORD).exists():
+        _remove_run(folder)
+    commands = previous["commands"] if previous else []
+    write_json(folder / RECORD, _record(_plain_options(config), commands))
+    return folder
+
+
+def require_free(
+    output_dir: str | Path, config: Mapping[str, Any], *, resume: str | None = None
+) -> dict[str, Any] | None:
+    """Raises the errors of :func:`prepare`, and writes nothing; returns the run to go on with."""
+    folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder}: is a file, a folder is needed")
-    options = json.loads(json.dumps(_without_secrets(config), default=_plain))
-    previous = read_json(folder / RECORD) if (folder / RECORD).exists() else None
-    if previous and overwrite:
-        _remove_run(folder)
-    elif previous and resume:
-        _require_same(folder, previous["options"], options)
-    elif previous:
+    if not (folder / RECORD).exists():
+        return None
+    previous = read_json(folder / RECORD)
+    if not resume:
         state = "finished" if (folder / METRICS).exists() else "unfinished"
         raise ValueError(
             f"--output_dir {folder} already holds a run ({state}): choose another --output_dir, "
             "go on with it by --resume_from_checkpoint last, or delete the folder"
         )
-    commands = previous["commands"] if previous and not overwrite else []
-    write_json(folder / RECORD, _record(options, commands))
-    return folder
+    _require_same(folder, previous["options"], _plain_options(config))
+    return previous
 
 
 def last_checkpoint(output_dir: str | Path) -> Path | None:
@@ -206,8 +215,10 @@ def _remove_run(folder: Path) -> None:
         shutil.rmtree(path)
 
 
-def _without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name != "hub_token"}
+def _plain_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as JSON holds them, without secrets."""
+    options = {name: value for name, value in config.items() if name != "hub_token"}
+    return json.loads(json.dumps(options, default=_plain))
 
 
 def _git(*arguments: str) -> str:

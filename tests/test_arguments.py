@@ -267,6 +267,21 @@ def test_an_alpha_does_not_survive_another_loss(preset: Preset) -> None:
     assert (both.alpha, both.loss_args) == (0.7, None)
 
 
+@pytest.mark.parametrize("kind", [ValueError, TypeError, ImportError, NotImplementedError])
+def test_what_a_dataclass_refuses(
+    capsys: pytest.CaptureFixture[str], kind: type[Exception]
+) -> None:
+    @dataclass
+    class Refusing:
+        def __post_init__(self) -> None:
+            raise kind("this\nneeds bitsandbytes")
+
+    with pytest.raises(SystemExit) as exit_:
+        arguments.parse([Refusing], [], program="p")
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == "p: error: this needs bitsandbytes\n"
+
+
 def test_a_needed_option(capsys: pytest.CaptureFixture[str], preset: Preset) -> None:
     with pytest.raises(SystemExit):
         arguments.parse([Needed], [], program="p")
@@ -362,7 +377,7 @@ def test_help_fits_two_screens(
         with_trl("--help", "--unknown")
     assert exit_.value.code == 0
     lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 100 and len(lines) <= 12 + len(ours := {"loss", "epsilon", "tail"}) + 2 * len(COMMON)
+    assert max(map(len, lines)) <= 100 and len(lines) <= 15 + 2 * len(COMMON)
     shown = {match[1] for line in lines if (match := re.match(r"  --(\w+)", line))}
     ours = {"loss", "epsilon", "tail"}
     assert shown == {*ours, *COMMON, "dataset"} - {"dataset_name"}

@@ -321,7 +321,7 @@ def test_own_generator_is_straight_beyond_30() -> None:
         (lambda u: u * u, r"bad: f\(1\) must be 0, it is 1"),
         (lambda u: u.log(), "bad: f is not convex at u = "),
         (lambda u: torch.where(u < 2, u * u.log(), u * u.log() - u + 2), "not convex at u = 1.9"),
-        (lambda u: (u - 1).abs() / 2, r"f''\(1\) must be above 0, it is 0"),
+        (lambda u: (u - 1).abs() / 2, r"f''\(1\) must be above 0 to train, it is 0"),
         (lambda u: u.exp() - math.e, "f is not finite at u = 7"),
         (lambda u: 3.0, "same shape"),
         (lambda u: u.sum(), "same shape"),

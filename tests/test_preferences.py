@@ -187,7 +187,7 @@ def test_malformed_pairs(row: Any, message: str, tmp_path: Path) -> None:
 
 
 def test_conversations_and_implicit_prompts_pass_through() -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"chosen": MESSAGES[0], "rejected": MESSAGES[1]},
         {"prompt": MESSAGES[0][:1], "chosen": MESSAGES[0][1:], "rejected": MESSAGES[1][1:]},
         {"chosen": "Human: q\n\nAssistant: yes", "rejected": "Human: q\n\nAssistant: yellow"},

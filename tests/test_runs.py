@@ -62,6 +62,15 @@ def test_nothing_is_at_its_place_before_it_is_whole(tmp_path: Path) -> None:
     assert files_in(tmp_path) == ["table.parquet"]
 
 
+def test_who_reads_the_old_file_meanwhile_reads_all_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text("the old file")
+    with path.open() as reader:
+        runs.write_json(path, {"new": 1})
+        assert reader.read() == "the old file"
+    assert runs.read_json(path) == {"new": 1}
+
+
 def test_malformed_json_names_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": 1,\n"b": }')
     with pytest.raises(ValueError, match="a.json, line 2: not JSON"):

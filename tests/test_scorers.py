@@ -1,4 +1,4 @@
-"""Scorers: classifiers against their own logits, VADER, one's own functions, and what is refused."""
+"""Scorers: classifiers against their own logits, VADER, own functions, and what is refused."""
 
 from pathlib import Path
 

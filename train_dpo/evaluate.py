@@ -16,6 +16,7 @@ import torch
 from fdpo import arguments, runs
 from fdpo.llm.evaluation import HELD_OUT_SEED, compare, held_out_openings
 from fdpo.llm.models import load_model, load_tokenizer, reference_of
+from fdpo.llm.prompts import read_prompts
 from fdpo.scorers import get_scorer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +31,7 @@ class EvaluationArguments:
         default=None, metadata={"help": "the reference; default: as run.json of --model says"}
     )
     prompts: str | None = field(
-        default=None, metadata={"help": "file with an opening a line; default: sampled here"}
+        default=None, metadata={"help": ".txt file with an opening a line; default: sampled here"}
     )
     openings: int = field(default=200, metadata={"help": "openings to compare on"})
     samples: int = field(default=4, metadata={"help": "samples of each opening"})
@@ -61,7 +62,7 @@ def main() -> None:
         if own.prompts is None:
             prompts = held_out_openings(reference, tokenizer, own.openings, seed=own.seed)
         else:
-            prompts = Path(own.prompts).read_text(encoding="utf-8").strip().split("\n")
+            prompts = read_prompts(own.prompts)[: own.openings]
     comparison = compare(
         policy,
         reference,

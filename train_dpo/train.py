@@ -26,6 +26,7 @@ from fdpo.llm.config import FDPOConfig
 from fdpo.llm.data import load_preferences, require_room
 from fdpo.llm.evaluation import HELD_OUT_SEED, compare, held_out_openings
 from fdpo.llm.models import fitting_length, load_model, load_tokenizer
+from fdpo.llm.prompts import read_prompts
 from fdpo.llm.trainer import FDPOTrainer
 from fdpo.scorers import get_scorer
 
@@ -60,6 +61,13 @@ class DataArguments:
     k: int = field(default=3, metadata={"help": "top_bottom: the best meets the k worst"})
     k_top: int = field(default=4, metadata={"help": "top_bottom: the k_top best meet the worst"})
     min_gap: float = field(default=0.0, metadata={"help": "smallest score gap of a pair"})
+    eval_prompts: str | None = field(
+        default=None,
+        metadata={
+            "help": "openings to compare on: a .txt file with one a line, or model: its own; "
+            "default: the held-out prompts of --dataset, else model"
+        },
+    )
     eval_openings: int = field(
         default=200, metadata={"help": "held-out openings to compare on before and after; 0: none"}
     )
@@ -162,14 +170,14 @@ def make_trainer(
 
 
 def openings(own: DataArguments, data: DatasetDict, model: str) -> list[str]:
-    """Returns what to compare on: the data's held-out prompts, or openings of the model's own."""
-    if own.dataset_name is None:
-        return held_out_openings(
-            load_model(model),
-            load_tokenizer(model),
-            own.eval_openings,
-            exclude=set(data["train"]["prompt"]),
-        )
+    """Returns the held-out openings to compare on."""
+    source = own.eval_prompts or ("data" if own.dataset_name else "model")
+    if source == "model":
+        known = set(data["train"]["prompt"]) if "prompt" in data["train"].column_names else set()
+        language_model, tokenizer = load_model(model), load_tokenizer(model)
+        return held_out_openings(language_model, tokenizer, own.eval_openings, exclude=known)
+    if source != "data":
+        return read_prompts(source)[: own.eval_openings]
     prompts = data["test"]["prompt"] if "prompt" in data["test"].column_names else []
     return list(dict.fromkeys(p for p in prompts if isinstance(p, str)))[: own.eval_openings]
 
@@ -209,12 +217,16 @@ def main() -> None:
         resets={"loss": ("alpha", "loss_args", "preference")},
     )
     with arguments.usage_errors():
-        checkpoint = runs.checkpoint(training.output_dir, training.resume_from_checkpoint)
+        resume = training.resume_from_checkpoint
+        checkpoint = runs.checkpoint(training.output_dir, resume)
         options = arguments.resolved(own, training, model)
-        folder = runs.prepare(training.output_dir, options, resume=training.resume_from_checkpoint)
+        runs.require_free(training.output_dir, options, resume=resume)
+        for scorer in own.scorers:
+            get_scorer(scorer)
         data, counts = load(own, model.model_name_or_path)
         trainer = make_trainer(own, training, model, data)
         held_out = openings(own, data, model.model_name_or_path)
+        folder = runs.prepare(training.output_dir, options, resume=resume)
     print(counts)
     trainer.add_callback(interrupt := StopOnInterrupt())
     trainer.train(resume_from_checkpoint=checkpoint)

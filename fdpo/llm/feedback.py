@@ -7,6 +7,7 @@ and an interrupted job goes on with those that are missing, to the same result.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,6 +22,7 @@ from fdpo import runs
 from fdpo.llm.decoding import Completion, by_length, require_room
 from fdpo.llm.diverse_beams import diverse_beams
 from fdpo.llm.generation import derived_seed, prompt_ids, sample
+from fdpo.llm.processes import processes
 from fdpo.preferences import Group, pairs_of, split_by_prompt, write_pairs
 from fdpo.rows import read_rows, write_rows
 from fdpo.scorers import Scorer
@@ -125,7 +126,7 @@ def generate_groups(
     Every process calls this and gets all groups. ``parts`` is a folder for finished batches, one
     file each; those that are there are not made again, so it must belong to these arguments.
     """
-    state = PartialState()
+    state = processes()
     batches = list(by_length(prompts, max(1, how.generation_batch_size // how.completions)))
     mine = list(enumerate(batches))[state.process_index :: state.num_processes]
     missing = [(b, rows) for b, rows in mine if not _part(parts, b).exists()]
@@ -186,7 +187,7 @@ def make_dataset(
     parts = folder / "parts"
     groups = generate_groups(model, tokenizer, prompts, scorer, how, seed=seed, parts=parts)
     counts: Counter[str] = Counter()
-    state = PartialState()
+    state = processes()
     state.wait_for_everyone()  # all have read the parts
     if state.is_main_process:
         counts = write_dataset(folder, groups, facts=facts, seed=seed, **pairing)
@@ -227,18 +228,23 @@ def write_dataset(
             if len(group.completions) > 1
         ),
     )
-    runs.write_text(folder / "README.md", _card(folder.name, counts, facts, len(train), len(test)))
+    runs.write_text(folder / "README.md", _card(folder, counts, facts, len(train), len(test)))
     return counts
 
 
 def _card(
-    title: str, counts: Counter[str], facts: Mapping[str, object], train: int, test: int
+    folder: Path, counts: Counter[str], facts: Mapping[str, object], train: int, test: int
 ) -> str:
     splits = [("train", train), *([("test", test)] if test else [])]
     files = "".join(f"  - split: {name}\n    path: {name}.jsonl\n" for name, _ in splits)
     sizes = ", ".join(f"{count:,} in {name}" for name, count in splits)
     made = "".join(f"| {name.replace('_', ' ')} | {value} |\n" for name, value in facts.items())
     counted = "".join(f"| {name.replace('_', ' ')} | {n:,} |\n" for name, n in counts.items())
+    # load_dataset caches a folder under its path and the configs below, not under its files'
+    # contents: without their fingerprint it would go on to give what an earlier folder held.
+    fingerprint = hashlib.sha256((folder / "groups.jsonl").read_bytes())
+    for name, _ in splits:
+        fingerprint.update((folder / f"{name}.jsonl").read_bytes())
     return f"""---
 task_categories:
 - text-generation
@@ -248,15 +254,17 @@ tags:
 configs:
 - config_name: pairs
   default: true
+  description: sha256 {fingerprint.hexdigest()}
   data_files:
 {files}- config_name: groups
+  description: sha256 {fingerprint.hexdigest()}
   data_files: groups.jsonl
 ---
 
-# {title}
+# {folder.name}
 
-Preference pairs ({sizes}; no prompt is in both) and the scored groups they were made of. The
-terms of the models and texts named below hold for it.
+Preference pairs ({sizes}; no prompt is in both) and the scored groups they were made of.
+The terms of the models and texts named below hold for it.
 
 - `pairs` (default): `prompt`, `chosen`, `rejected`, their scores, and whether each was cut before
   its end (`chosen_truncated`, `rejected_truncated`).

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from accelerate import PartialState
 from datasets import load_dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fdpo.llm.generation import opening_of, openings
 from fdpo.llm.pretraining import clean_review
+from fdpo.llm.processes import processes
 from fdpo.rows import FORMATS, read_rows, require, write_rows
 
 
@@ -27,7 +27,7 @@ def own_openings(
 
     They are kept in the folder ``parts``, where an interrupted job finds them again.
     """
-    state, file = PartialState(), parts / "prompts.jsonl"
+    state, file = processes(), parts / "prompts.jsonl"
     if state.is_main_process and not file.exists():
         found = openings(model, tokenizer, n, words=words, seed=seed)
         write_rows(file, ({"prompt": prompt} for prompt in found))

@@ -1,4 +1,4 @@
-"""What fdpo relies on in TRL 1.16, beside documented arguments: read this first when TRL changes."""
+"""What fdpo relies on in TRL 1.16 beside documented arguments: read it first when TRL changes."""
 
 from __future__ import annotations
 

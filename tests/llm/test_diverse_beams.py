@@ -129,7 +129,7 @@ def test_no_run_of_tokens_repeats(
     kwargs = {"groups": 3, "max_new_tokens": 9}
 
     def repeated(size: int, **more: int) -> int:
-        found = diverse_beams(model, tokenizer, prompts, **kwargs, **more)  # type: ignore[arg-type]
+        found = diverse_beams(model, tokenizer, prompts, **kwargs, **more)
         texts = [encoded(p) + c.ids for p, row in zip(prompts, found, strict=True) for c in row]
         runs = [Counter(zip(*(ids[i:] for i in range(size)), strict=False)) for ids in texts]
         return max(max(counts.values(), default=0) for counts in runs)

@@ -240,9 +240,7 @@ def test_cut_completions_get_no_end_token(folder: Path, pairs: Dataset, tmp_path
     assert [token == end for token in ends] == [False, True, True, True]
 
 
-def test_conversations_train(
-    folder: Path, pair_rows: list[dict[str, str]], tmp_path: Path
-) -> None:
+def test_conversations_train(folder: Path, pair_rows: list[dict[str, str]], tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)

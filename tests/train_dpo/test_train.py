@@ -184,9 +184,7 @@ def test_a_folder_that_holds_another_run(
     refused(train, capsys, "other options .*beta 0.1 -> 0.5", *changed)
 
 
-def refused(
-    train: Run, capsys: pytest.CaptureFixture[str], message: str, *options: object
-) -> None:
+def refused(train: Run, capsys: pytest.CaptureFixture[str], message: str, *options: object) -> None:
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         train(*options)

@@ -1,0 +1,85 @@
+"""The program that prints samples."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fdpo.llm.generation import completion_log_probs, prompt_ids
+from fdpo.llm.pretraining import gpt2_from_scratch, train_tokenizer
+from fdpo.rows import read_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "train_dpo/generate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["generate"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = train_tokenizer(["this film was good and that one bad."] * 9, 280)
+    gpt2_from_scratch(tokenizer, width=8, layers=1, heads=1, context=32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def run(program: ModuleType, monkeypatch: pytest.MonkeyPatch, *argv: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["generate.py", *argv])
+    program.main()
+
+
+def test_samples_are_printed_and_written(
+    program: ModuleType,
+    model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "samples.jsonl"
+    options = ["--model", model, "--max_new_tokens=9", "--samples=3", f"--output={file}"]
+    run(program, monkeypatch, *options, "--prompt", "this film", "one")
+    printed, rows = capsys.readouterr().out, read_rows(file)
+    assert [row["prompt"] for row in rows] == ["this film"] * 3 + ["one"] * 3
+    assert all(f"[{row['prompt']}]{row['text']}" in printed for row in rows)
+    starts = prompt_ids(AutoTokenizer.from_pretrained(model), [row["prompt"] for row in rows])
+    scored = completion_log_probs(
+        AutoModelForCausalLM.from_pretrained(model), starts, [row["ids"] for row in rows]
+    )
+    written = torch.tensor([row["log_prob"] for row in rows])
+    torch.testing.assert_close(scored.log_probs, written, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--prompt", "a", "--openings", "3"), "prompt and openings exclude each other"),
+        (("--prompts", "a.jsonl"), "a .txt file with a prompt a line is needed"),
+        (("--prompts", "absent.txt"), "absent.txt: no such file"),
+        (("--samples", "0"), "must be above 0"),
+        (("--prompt", "a", "--max_new_tokens", "40"), "exceeds the model's context of 32"),
+    ],
+)
+def test_wrong_input(
+    program: ModuleType,
+    model: str,
+    argv: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(program, monkeypatch, "--model", model, *argv)
+    error = capsys.readouterr().err.strip().split("\n")[-1]
+    assert stopped.value.code == 2 and error.startswith("generate.py: error: ") and message in error
