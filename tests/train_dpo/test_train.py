@@ -45,7 +45,7 @@ def write(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-SMALL = ("--per_device_train_batch_size", 4, "--eval_samples", 2, "--eval_tokens", 6)
+SMALL = ("--per_device_train_batch_size", 4, "--eval_samples", 2, "--eval_tokens", 24)
 
 
 def test_a_run_leaves_what_its_folder_promises(

@@ -1,0 +1,84 @@
+"""The comparison before and after, on a tiny model whose policy differs from its reference."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fdpo.llm.evaluation import Comparison, compare, held_out_openings
+from fdpo.llm.models import fitting_length, load_model, load_tokenizer, require_weights
+
+PROMPTS = [" the film", " I", " a truly great story"] * 4
+
+
+@pytest.fixture(scope="module")
+def comparison(tiny_model: Path) -> Comparison:
+    """A policy that likes one word more, compared with where it came from."""
+    tokenizer = load_tokenizer(str(tiny_model))
+    policy, reference = load_model(str(tiny_model)), load_model(str(tiny_model))
+    liked = tokenizer(" great", add_special_tokens=False)["input_ids"][-1]
+    bias = torch.zeros(len(tokenizer))
+    bias[liked] = 2.0
+    policy.lm_head.register_forward_hook(lambda module, inputs, output: output + bias)
+    return compare(
+        policy,
+        reference,
+        tokenizer,
+        PROMPTS,
+        {"great": lambda prompts, texts: [float(text.count("great")) for text in texts]},
+        samples=16,
+        max_new_tokens=12,
+        seed=1,
+    )
+
+
+def test_reward_and_divergences_show_the_change(comparison: Comparison) -> None:
+    before, after = comparison.before, comparison.after
+    assert after["great"].value - before["great"].value > 4 * after["great"].error
+    assert after["reverse_kl"].value > 4 * after["reverse_kl"].error > 0
+    assert 0 < after["js"].value < 2 * 0.6932
+    assert after["entropy"].value < before["entropy"].value
+    assert set(comparison.metrics()) >= {
+        "great",
+        "great_se",
+        "base_great",
+        "base_great_sd",
+        "js_se",
+    }
+
+
+def test_a_policy_that_is_its_reference_has_no_divergence(tiny_model: Path) -> None:
+    model, tokenizer = load_model(str(tiny_model)), load_tokenizer(str(tiny_model))
+    same = compare(
+        model, model, tokenizer, PROMPTS[:3], {}, samples=4, max_new_tokens=8, seed=0
+    )  # fmt: skip
+    assert same.after["reverse_kl"].value == pytest.approx(0, abs=1e-4)
+    assert same.after["js"].value == pytest.approx(0, abs=1e-4)
+    assert same.after["entropy"] == same.before["entropy"]
+    assert all(before == after for _, before, after in same.texts)
+
+
+def test_table_and_samples_show_both_sides(comparison: Comparison) -> None:
+    lines = comparison.table().splitlines()
+    assert lines[0].split() == ["before", "after"]
+    assert [line.split()[0] for line in lines[1:]] == list(comparison.after)
+    assert comparison.samples(2).count("- before: ") == 2
+
+
+def test_held_out_openings_avoid_those_of_training(tiny_model: Path) -> None:
+    model, tokenizer = load_model(str(tiny_model)), load_tokenizer(str(tiny_model))
+    first = held_out_openings(model, tokenizer, 4)
+    assert first == held_out_openings(model, tokenizer, 4)
+    assert not set(first[:2]) & set(held_out_openings(model, tokenizer, 4, exclude=first[:2]))
+
+
+def test_faults_of_model_folders(tmp_path: Path, tiny_model: Path) -> None:
+    with pytest.raises(ValueError, match="without config.json is no model"):
+        require_weights(str(tmp_path))
+    (tmp_path / "config.json").write_text((tiny_model / "config.json").read_text())
+    with pytest.raises(ValueError, match="no weights in this folder"):
+        require_weights(str(tmp_path))
+    with pytest.raises(ValueError, match="no such folder"):
+        require_weights("./nowhere")
+    assert fitting_length(str(tiny_model), 1024) == 64
+    assert fitting_length(str(tiny_model), 32) == 32
