@@ -121,10 +121,12 @@ def cell(values: list[float]) -> str:
 def main() -> None:
     (own,) = arguments.parse((Arguments,), program="losses_on_imdb.py")
     cells = [(loss, seed, own) for seed in own.seeds for loss in own.losses]
+    rows: list[dict[str, float]] = []
     with ThreadPoolExecutor(own.jobs) as pool:
         list(pool.map(pairs, own.seeds))
-        rows = list(pool.map(lambda one: train(*one), cells))
-    runs.write_json(own.output, {"arguments": arguments.resolved(own), "rows": rows})
+        for row in pool.map(lambda one: train(*one), cells):
+            rows.append(row)
+            runs.write_json(own.output, {"arguments": arguments.resolved(own), "rows": rows})
     print(summary(rows))
 
 

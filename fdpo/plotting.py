@@ -1,0 +1,129 @@
+"""The divergences side by side, and the one colour that each has in every picture.
+
+``python -m fdpo.plotting --output docs/links.png`` draws links and slopes;
+``python -m fdpo.plotting --table`` prints a table of all divergences.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fdpo.divergences import DIVERGENCES, get_divergence
+from fdpo.links import Divergence, tailed
+
+#: A colour per divergence, from Okabe and Ito's palette and Tol's muted one: told apart by people
+#: with any form of colour vision, together with the labels at the lines.
+COLOURS: dict[str, str] = {
+    "reverse_kl": "#000000",
+    "js": "#0072B2",
+    "skew_js": "#56B4E9",
+    "alpha": "#009E73",
+    "forward_kl": "#E69F00",
+    "jeffreys": "#D55E00",
+    "chi2_kl": "#CC79A7",
+    "squared_hellinger": "#999933",
+    "neyman_chi2": "#882255",
+    "pearson_chi2": "#332288",
+}
+OTHER = "#777777"
+
+#: What the picture of the links shows: label -> (name, parameters).
+SHOWN: dict[str, tuple[str, dict[str, float]]] = {
+    "reverse KL (DPO)": ("reverse_kl", {}),
+    "JS": ("js", {}),
+    "α = 0.5": ("alpha", {"alpha": 0.5}),
+    "forward KL (α = 1)": ("forward_kl", {}),
+    "Jeffreys": ("jeffreys", {}),
+    "χ² + KL (χPO)": ("chi2_kl", {}),
+}
+
+
+def colour(divergence: Divergence) -> str:
+    """Returns a divergence's colour; mixtures and your own are grey."""
+    return COLOURS.get(divergence.name, OTHER)
+
+
+def plot_links(path: str | Path) -> None:
+    """Draws the links and the slopes of the main divergences side by side, and saves the picture.
+
+    Arguments:
+        path: Where to; the ending gives the format.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    log_ratio = torch.linspace(-4, 4, 401, dtype=torch.float64)
+    for label, (name, parameters) in SHOWN.items():
+        divergence = get_divergence(name, **parameters)
+        style: dict[str, Any] = {"color": colour(divergence), "linewidth": 2.2, "label": label}
+        left.plot(log_ratio, divergence.link(log_ratio), **style)
+        right.plot(log_ratio, divergence.slope(log_ratio), **style)
+    left.set(ylim=(-6, 6), ylabel=r"link  $g(\ell)$, in nats")
+    left.set_title(r"Reward of a completion: $\beta \cdot g(\ell)$", loc="left")
+    right.set(yscale="log", ylim=(0.01, 100), ylabel=r"slope  $w(\ell) = g'(\ell)$, no unit")
+    right.set_title("Push on its log-probability: the slope", loc="left")
+    right.set_yticks([0.01, 0.1, 1, 10, 100], ["0.01", "0.1", "1", "10", "100"])
+    for panel in (left, right):
+        _finish(panel)
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}")
+    figure.savefig(unfinished, dpi=150, format=path.suffix[1:])
+    unfinished.replace(path)
+
+
+def _finish(panel: Any) -> None:
+    panel.set_xlim(-4, 4)
+    panel.set_xlabel(
+        "←  less likely than under the reference   |   more likely  →\n"
+        r"log-ratio  $\ell = \log\,\pi/\pi_{\mathrm{ref}}$  of a completion, in nats"
+    )
+    panel.axvline(0, color=OTHER, linewidth=0.8, zorder=0)
+    panel.grid(color="#dddddd", linewidth=0.6)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def table() -> str:
+    """Returns a Markdown table of all divergences: slopes, curvature, bound, exactness, knees."""
+    head = (
+        "| divergence | w(−2) | w(0) = f″(1) | w(2) | w(−2)/w(2) | largest g | exact "
+        "| straight beyond (τ = 10) |\n|---|---|---|---|---|---|---|---|"
+    )
+    return "\n".join([head, *(_row(kind()) for kind in DIVERGENCES.values())])
+
+
+def _row(divergence: Divergence) -> str:
+    left, middle, right = divergence.slope(torch.tensor([-2.0, 0.0, 2.0])).tolist()
+    bound = divergence.link(torch.tensor(1e3)).item()
+    knees = tailed(divergence, 10.0)
+    ends = [f"ℓ < {knees.low:.1f}"] * (knees.low > -torch.inf)
+    ends += [f"ℓ > {knees.high:.1f}"] * (knees.high < torch.inf)
+    cells = [
+        f"`{divergence}`",
+        *(f"{value:.3g}" for value in (left, middle, right, left / right)),
+        f"{bound:.3g}" if bound < 100 else "∞",
+        "yes" if divergence.exact else "**no**",
+        ", ".join(ends) or "nowhere",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Shows links and slopes of the divergences.")
+    parser.add_argument("--output", help="draw them into this file", metavar="PATH")
+    parser.add_argument("--table", action="store_true", help="print a table of all of them")
+    options = parser.parse_args()
+    if options.table:
+        print(table())
+    if options.output:
+        plot_links(options.output)
+    if not (options.table or options.output):
+        parser.error("give --output PATH or --table")
