@@ -74,7 +74,10 @@ class KneserNey:
 
 def _grams(stream: Tokens, order: int) -> Tokens:
     size = len(stream) - order + 1
-    return sum(stream[i : i + size] << BITS * (order - 1 - i) for i in range(order))
+    keys = np.zeros(size, dtype=np.int64)
+    for token in range(order):
+        keys = (keys << BITS) | stream[token : token + size]
+    return keys
 
 
 def _look_up(keys: Tokens, values: Tokens, wanted: Tokens) -> tuple[Tokens, NDArray[np.bool_]]:
