@@ -12,6 +12,7 @@ import os
 import shlex
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -216,6 +217,8 @@ def main() -> None:
         aliases={"dataset": "dataset_name", "model": "model_name_or_path"},
         resets={"loss": ("alpha", "loss_args", "preference")},
     )
+    # TRL sets it under the name that transformers is about to drop.
+    warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
     with arguments.usage_errors():
         resume = training.resume_from_checkpoint
         checkpoint = runs.checkpoint(training.output_dir, resume)
