@@ -26,5 +26,5 @@ def test_commands_and_links_exist() -> None:
     ):
         assert (ROOT / path).exists(), path
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"make (\w+) ", text):
+    for target in re.findall(r"^make (\w+)", text, re.MULTILINE):
         assert f"\n{target}:" in makefile, target
