@@ -251,8 +251,6 @@ def explicit(
 
 
 class _Explicit(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(value: Callable[..., Tensor], _: Any, *inputs: Tensor) -> Tensor:
         return value(*inputs)

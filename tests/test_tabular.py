@@ -100,7 +100,7 @@ def test_exact_divergences_recover_the_optimum(
     torch.testing.assert_close(policies, optimum.expand(3, K), rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("divergence", EXACT, ids=str)
+@pytest.mark.parametrize("divergence", EXACT[:-1], ids=str)
 def test_a_constant_in_the_reward_changes_nothing(divergence: Divergence) -> None:
     reference, rewards = world(seed=1)
     optimum = kkt_optimum(reference, rewards, divergence, 0.5)
