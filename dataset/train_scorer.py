@@ -1,6 +1,6 @@
 """Trains a sentiment classifier on labelled reviews: from scratch, or from a checkpoint.
 
-The scorer of ``pretrained/imdb-sentiment`` (half an hour on two cores):
+The scorer of ``pretrained/imdb-sentiment`` (19 minutes on two shared cores):
 
     python dataset/train_scorer.py --dataset train_20k.jsonl.gz
 """

@@ -1,6 +1,6 @@
 """Trains a causal language model on reviews: from scratch with its own tokenizer, or from another.
 
-The model of ``pretrained/imdb-gpt2`` (an hour on two cores):
+The model of ``pretrained/imdb-gpt2`` (84 minutes on two shared cores):
 
     python train_dpo/sft.py --config train_dpo/configs/pretrain_imdb.yaml --dataset FILE.jsonl.gz
 

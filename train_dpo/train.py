@@ -115,25 +115,25 @@ class PolicyArguments(ModelConfig):
     )
 
 
-def default_pairs(model: str) -> str:
-    """Returns the folder of the model's own completions in pairs; dataset/main.py makes it."""
+def default_groups(model: str) -> str:
+    """Returns the file of the model's own scored completions; dataset/main.py makes it."""
     folder = Path("runs") / f"dataset-{Path(model).name}"
     command = [sys.executable, str(ROOT / "dataset/main.py"), "--model", model]
     with processes().main_process_first():
         if not (folder / "README.md").exists():
-            print("making pairs first:", shlex.join(command), flush=True)
+            print("making preference data first:", shlex.join(command), flush=True)
             # One process, whatever launched this one: the others wait.
             alone = {k: v for k, v in os.environ.items() if not LAUNCHER.match(k)}
             command += ["--output_dir", str(folder)]
             if code := subprocess.run(command, env=alone, check=False).returncode:
                 sys.exit(code)
-    return str(folder)
+    return str(folder / "groups.jsonl")
 
 
 def load(own: DataArguments, model: str) -> tuple[DatasetDict, str]:
     """Loads the pairs, or makes them on first use, and says what was made and dropped."""
     data, counts = load_preferences(
-        own.dataset_name or default_pairs(model),
+        own.dataset_name or default_groups(model),
         {"rule": own.rule, "k": own.k, "k_top": own.k_top, "min_gap": own.min_gap},
         train_split=own.dataset_train_split,
         test_split=own.dataset_test_split,
@@ -212,6 +212,8 @@ def report(
 
 
 def main() -> None:
+    # TRL sets it under the name that transformers is about to drop.
+    warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
     own, training, model = arguments.parse(
         (DataArguments, TrainConfig, PolicyArguments),
         program="train.py",
@@ -220,8 +222,6 @@ def main() -> None:
         aliases={"dataset": "dataset_name", "model": "model_name_or_path"},
         resets={"loss": ("alpha", "loss_args", "preference")},
     )
-    # TRL sets it under the name that transformers is about to drop.
-    warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
     with arguments.usage_errors():
         resume = training.resume_from_checkpoint
         checkpoint = runs.checkpoint(training.output_dir, resume)
