@@ -72,19 +72,12 @@ class SourceArguments:
 
 
 @dataclass
-class DatasetArguments:
+class DatasetArguments(preferences.RankArguments):
     """Pairs and output."""
 
     groups: str | None = field(
         default=None, metadata={"help": "file of scored groups: only pair and split them"}
     )
-    rule: str = field(
-        default="top_bottom",
-        metadata={"help": "ranks that meet in a pair: " + ", ".join(preferences.RULES)},
-    )
-    k: int = field(default=3, metadata={"help": "top_bottom: the best meets the k worst"})
-    k_top: int = field(default=4, metadata={"help": "top_bottom: the k_top best meet the worst"})
-    min_gap: float = field(default=0.0, metadata={"help": "smallest score gap of a pair"})
     test_size: float = field(default=0.1, metadata={"help": "share of the prompts held out"})
     seed: int = field(default=0, metadata={"help": "seed of prompts, completions and split"})
     output_dir: str | None = field(
@@ -95,10 +88,8 @@ class DatasetArguments:
     )
 
     def __post_init__(self) -> None:
-        preferences.rank_pairs(2, self.rule, self.k, self.k_top)
+        super().__post_init__()
         preferences.require_share(self.test_size)
-        if self.min_gap < 0:
-            raise ValueError(f"min_gap must not be below 0, but is {self.min_gap}")
 
 
 def main() -> None:
@@ -151,7 +142,7 @@ def pair(file: str, own: DatasetArguments, folder: Path, options: dict[str, Any]
     """Pairs and splits scored groups of a file."""
     with arguments.usage_errors():
         groups = preferences.read_groups(file)
-        preferences.pairs_of(groups, own.rule, own.k, own.k_top, own.min_gap, file)
+        preferences.pairs_of(groups, **own.ranking(), source=file)
         if start(folder, options):
             return Counter()
     facts = {"groups": Path(file).name} | pairing(own)
@@ -194,8 +185,8 @@ def generate(
 
 
 def pairing(own: DatasetArguments) -> dict[str, Any]:
-    """How groups become pairs."""
-    return {name: getattr(own, name) for name in ("rule", "k", "k_top", "min_gap", "test_size")}
+    """How groups become pairs and splits."""
+    return own.ranking() | {"test_size": own.test_size}
 
 
 def report(folder: Path, counts: Counter[str], hub_id: str | None) -> None:

@@ -19,10 +19,7 @@ at no :math:`\beta`.
 from __future__ import annotations
 
 import ast
-import importlib
 import math
-import os
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +33,7 @@ from torch.nn.functional import logsigmoid
 from fdpo.divergences import DIVERGENCES, NO_LINK, get_divergence
 from fdpo.generators import divergence_from_generator
 from fdpo.links import Divergence, TailedLink, parameters, tailed
+from fdpo.plugins import imported
 
 Preference = Callable[..., Tensor]
 
@@ -307,17 +305,9 @@ def _number(node: ast.expr) -> float:
 
 
 def _own(path: str) -> Divergence:
-    module, _, attribute = path.partition(":")
-    if os.getcwd() not in sys.path:  # a program's own folder is there, the user's is not
-        sys.path.append(os.getcwd())
-    if os.getcwd() not in sys.path:  # a program's own folder is there, not the user's
-        sys.path.append(os.getcwd())
-    try:
-        value = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"loss {path!r}: {error}") from error
+    value = imported(path, "loss")
     if isinstance(value, Divergence):
         return value
     if not callable(value) or isinstance(value, type):
-        raise ValueError(f"loss {path!r} is neither a Divergence nor a function f, but {value!r}")
-    return divergence_from_generator(value, name=attribute)
+        raise ValueError(f"loss {path} is neither a Divergence nor a function f, but {value!r}")
+    return divergence_from_generator(value, name=path.rpartition(":")[2])

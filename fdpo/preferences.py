@@ -17,7 +17,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -70,7 +70,7 @@ class Pair:
 
     def row(self) -> dict[str, Any]:
         """The pair as a row of a file, without what is not known."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -90,22 +90,49 @@ RULES: dict[str, Callable[[int, int, int], set[tuple[int, int]]]] = {
 """Rank rules: (completions n, k, k_top) to the pairs of ranks (i, j) that meet, i < j."""
 
 
-def rank_pairs(n: int, rule: str, k: int = 3, k_top: int | None = None) -> list[tuple[int, int]]:
+@dataclass
+class RankArguments:
+    """Pairs of scored groups: the options of :func:`pairs_of`."""
+
+    rule: str = field(
+        default="top_bottom",
+        metadata={"help": "ranks of a scored group that meet in a pair: " + ", ".join(RULES)},
+    )
+    k: int = field(default=3, metadata={"help": "top_bottom: the best meets the k worst"})
+    k_top: int = field(default=4, metadata={"help": "top_bottom: the k_top best meet the worst"})
+    min_gap: float = field(default=0.0, metadata={"help": "smallest score gap of a pair"})
+
+    def __post_init__(self) -> None:
+        rank_pairs(2, self.rule, self.k, self.k_top)
+        if not self.min_gap >= 0:
+            raise ValueError(f"min_gap must not be below 0, but is {self.min_gap}")
+        if self.rule != "top_bottom" and (idle := set(self.changed()) & {"k", "k_top"}):
+            raise ValueError(f"{', '.join(sorted(idle))}: no effect with the rule {self.rule}")
+
+    def ranking(self) -> dict[str, Any]:
+        """The options as arguments of :func:`pairs_of`."""
+        return {one.name: getattr(self, one.name) for one in fields(RankArguments)}
+
+    def changed(self) -> list[str]:
+        """The options that differ from their defaults."""
+        return [one.name for one in fields(RankArguments) if getattr(self, one.name) != one.default]
+
+
+def rank_pairs(n: int, rule: str, k: int = 3, k_top: int = 4) -> list[tuple[int, int]]:
     """Returns the pairs of ranks (i, j), i < j, that a rule makes of n ranked completions.
 
-    ``top_bottom`` lets the best meet the ``k`` worst and the ``k_top`` best (default: ``k``) meet
-    the worst, each pair once; slic-hf's six pairs of six answers are k = 3, k_top = 4.
+    ``top_bottom`` lets the best meet the ``k`` worst and the ``k_top`` best meet the worst, each
+    pair once; the defaults are slic-hf's six pairs of six answers.
     ``best_worst`` is its case k = 1. ``all`` lets every two meet.
     """
     if rule not in RULES:
         raise ValueError(f"unknown rank rule {rule!r}; there is {', '.join(RULES)}")
-    k_top = k if k_top is None else k_top
     if min(k, k_top) < 1:
         raise ValueError(f"k and k_top must be at least 1, not {k} and {k_top}")
     return sorted(RULES[rule](n, k, k_top))
 
 
-def _candidates(group: Group, rule: str, k: int, k_top: int | None) -> Iterator[Pair]:
+def _candidates(group: Group, rule: str, k: int, k_top: int) -> Iterator[Pair]:
     ranked = sorted(range(len(group.scores)), key=lambda i: -group.scores[i])
     for i, j in rank_pairs(len(ranked), rule, k, k_top):
         best, worst = ranked[i], ranked[j]
@@ -124,7 +151,7 @@ def pairs_of(
     groups: Sequence[Group],
     rule: str = "top_bottom",
     k: int = 3,
-    k_top: int | None = None,
+    k_top: int = 4,
     min_gap: float = 0.0,
     source: str = "the groups",
 ) -> tuple[list[Pair], Counter[str]]:
@@ -285,17 +312,20 @@ def pairs_from_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows") -> 
 
 
 def preferences_from_rows(
-    rows: Sequence[Mapping[str, Any]],
-    source: str = "rows",
-    rule: str = "top_bottom",
-    k: int = 3,
-    k_top: int | None = None,
-    min_gap: float = 0.0,
+    rows: Sequence[Mapping[str, Any]], source: str = "rows", rank: RankArguments | None = None
 ) -> tuple[list[Pair], Counter[str]]:
-    """Returns the usable pairs of rows of either kind, with their counts (see `pairs_of`)."""
+    """Returns the usable pairs of rows of either kind, with their counts (see `pairs_of`).
+
+    Raises `ValueError` if ``rank`` holds a rule and the rows are pairs already.
+    """
+    rank = rank or RankArguments()
     if len(rows) and kind_of(rows[0], source) == "groups":
-        return pairs_of(groups_from_rows(rows, source), rule, k, k_top, min_gap, source)
-    return usable_pairs(pairs_from_rows(rows, source), min_gap, source)
+        return pairs_of(groups_from_rows(rows, source), **rank.ranking(), source=source)
+    if idle := set(rank.changed()) - {"min_gap"}:
+        raise ValueError(
+            f"{source} holds pairs already: {', '.join(sorted(idle))} would only rank scored groups"
+        )
+    return usable_pairs(pairs_from_rows(rows, source), rank.min_gap, source)
 
 
 def _group(row: Mapping[str, Any], where: str) -> Group:
@@ -339,9 +369,13 @@ SIDES = ("chosen", "rejected")
 
 def _pair(row: Mapping[str, Any], where: str) -> Pair:
     require(row, ("chosen", "rejected"), where)
-    sides = [row[name] for name in ("prompt", "chosen", "rejected") if row.get(name) is not None]
-    kinds = {_text_kind(side) for side in sides}
-    if len(sides) < 2 or row["chosen"] is None or row["rejected"] is None or "" in kinds:
+    if row.get("tools"):
+        raise ValueError(f"{where}: tools are not supported; write them into the prompt")
+    prompt, *both = sides = [row.get("prompt"), row["chosen"], row["rejected"]]
+    if all(_text_kind(side) == "messages" and side[0].get("content") == prompt for side in both):
+        prompt = sides[0] = None  # a copy of the first message, as in ultrafeedback_binarized
+    kinds = {_text_kind(side) for side in sides if side is not None}
+    if None in both or "" in kinds:
         raise ValueError(f"{where}: prompt, chosen and rejected must be texts or lists of messages")
     if len(kinds) > 1:
         raise ValueError(
@@ -350,7 +384,7 @@ def _pair(row: Mapping[str, Any], where: str) -> Pair:
         )
     scores = [optional(row, f"{side}_score", (int, float), where) for side in SIDES]
     marks = [optional(row, f"{side}_truncated", bool, where) for side in SIDES]
-    return Pair(row.get("prompt"), row["chosen"], row["rejected"], *scores, *marks)
+    return Pair(prompt, row["chosen"], row["rejected"], *scores, *marks)
 
 
 def _text_kind(value: Any) -> str:

@@ -14,16 +14,16 @@ Whatever it is, its answers are checked: as many as were asked for, each a finit
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from fdpo.plugins import imported
 
 Scorer = Callable[[Sequence[str], Sequence[str]], list[float]]
 
@@ -82,18 +82,10 @@ def _vader() -> Scorer:
 
 
 def _function(spec: str) -> Callable[..., Any]:
-    module_name, _, name = spec.partition(":")
-    if os.getcwd() not in sys.path:  # a program's own folder is there, not the user's
-        sys.path.append(os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"scorer {spec}: cannot import {module_name!r} ({error})") from error
-    if not hasattr(module, name):
-        raise ValueError(f"scorer {spec}: {module_name} has no {name!r}")
-    function = getattr(module, name)
+    function = imported(spec, "scorer")
     if not callable(function):
-        raise ValueError(f"scorer {spec}: {name} is a {type(function).__name__}, not a function")
+        found = type(function).__name__
+        raise ValueError(f"scorer {spec}: {spec.rpartition(':')[2]} is a {found}, not a function")
     return function
 
 

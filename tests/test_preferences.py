@@ -52,7 +52,6 @@ def test_rank_rules(n: int) -> None:
             (i, j) for i, j in every if (i == 0 and j >= n - k) or (j == n - 1 and i < k_top)
         ]
         assert rank_pairs(n, "top_bottom", k, k_top) == expected
-        assert rank_pairs(n, "top_bottom", k) == rank_pairs(n, "top_bottom", k, k)
 
 
 def test_pairs_carry_scores_and_marks() -> None:
@@ -107,7 +106,7 @@ def test_nothing_left() -> None:
     ("arguments", "message"),
     [
         (("best",), "unknown rank rule 'best'; there is top_bottom, best_worst, all"),
-        (("top_bottom", 0), "k and k_top must be at least 1, not 0 and 0"),
+        (("top_bottom", 0), "k and k_top must be at least 1, not 0 and 4"),
         (("top_bottom", 2, 0), "must be at least 1, not 2 and 0"),
     ],
 )
@@ -172,7 +171,8 @@ MESSAGES = [[{"role": "user", "content": "q"}, {"role": "assistant", "content": 
         ({"prompt": "p", "chosen": "a"}, "no column rejected; found prompt, chosen"),
         ({"chosen": "a", "rejected": None}, "must be texts or lists of messages"),
         ({"chosen": "a", "rejected": ["b"]}, "must be texts or lists of messages"),
-        ({"prompt": "q", "chosen": MESSAGES[0], "rejected": MESSAGES[1]}, "texts beside lists of"),
+        ({"prompt": "r", "chosen": MESSAGES[0], "rejected": MESSAGES[1]}, "texts beside lists of"),
+        ({"chosen": "a", "rejected": "b", "tools": [{"name": "f"}]}, "tools are not supported"),
         ({"chosen": "a", "rejected": "b", "chosen_score": "1"}, "chosen_score must be a number"),
         ({"chosen": "a", "rejected": "b", "chosen_score": float("nan")}, "chosen_score is nan"),
         ({"chosen": "a", "rejected": "b", "rejected_truncated": 1}, "must be true or false"),
@@ -194,6 +194,8 @@ def test_conversations_and_implicit_prompts_pass_through() -> None:
     ]
     pairs, counts = preferences_from_rows(rows)
     assert [pair.row() for pair in pairs] == rows
+    copied = {"prompt": MESSAGES[0][0]["content"], **rows[0]}  # as in ultrafeedback_binarized
+    assert preferences_from_rows([copied])[0] == pairs[:1]
     assert counts == Counter(candidates=3, made=3)
     assert prompt_of(pairs[0]) == prompt_of(pairs[1]) == MESSAGES[0][:1]
     assert prompt_of(pairs[2]) == "Human: q"

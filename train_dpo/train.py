@@ -46,7 +46,7 @@ COMMON = (
 
 
 @dataclass
-class DataArguments:
+class DataArguments(preferences.RankArguments):
     """Data and evaluation."""
 
     dataset_name: str | None = field(
@@ -58,13 +58,6 @@ class DataArguments:
     test_share: float = field(
         default=0.1, metadata={"help": "share of prompts held out where there is no such split"}
     )
-    rule: str = field(
-        default="top_bottom",
-        metadata={"help": "pairs of a scored group: " + ", ".join(preferences.RULES)},
-    )
-    k: int = field(default=3, metadata={"help": "top_bottom: the best meets the k worst"})
-    k_top: int = field(default=4, metadata={"help": "top_bottom: the k_top best meet the worst"})
-    min_gap: float = field(default=0.0, metadata={"help": "smallest score gap of a pair"})
     eval_prompts: str | None = field(
         default=None,
         metadata={
@@ -134,7 +127,7 @@ def load(own: DataArguments, model: str) -> tuple[DatasetDict, str]:
     """Loads the pairs, or makes them on first use, and says what was made and dropped."""
     data, counts = load_preferences(
         own.dataset_name or default_groups(model),
-        {"rule": own.rule, "k": own.k, "k_top": own.k_top, "min_gap": own.min_gap},
+        own,
         train_split=own.dataset_train_split,
         test_split=own.dataset_test_split,
         test_share=own.test_share,

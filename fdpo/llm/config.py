@@ -130,8 +130,10 @@ class FDPOConfig(DPOConfig):
     def resolve(self) -> tuple[Divergence, str]:
         """Returns the divergence and the name of the preference loss that these options choose."""
         given = self.loss_args or {}
-        parameters = json.loads(given) if isinstance(given, str) else given
-        divergence, preference = resolve_loss(self.loss, alpha=self.alpha, **parameters)
+        parameters = dict(json.loads(given) if isinstance(given, str) else given)
+        if self.alpha is not None and parameters.setdefault("alpha", self.alpha) != self.alpha:
+            raise ValueError(f"--alpha {self.alpha} and --loss_args {given} say different things")
+        divergence, preference = resolve_loss(self.loss, **parameters)
         return divergence, self.preference or preference
 
     def _refuse(self) -> None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset
 from transformers import PreTrainedTokenizerBase
 
-from fdpo import preferences
+from fdpo.preferences import Pair, RankArguments, preferences_from_rows, split_by_prompt
+from fdpo.rows import read_rows
 
 
 def load_preferences(
     name: str,
-    rank: Mapping[str, Any],
+    rank: RankArguments | None = None,
     *,
     train_split: str = "train",
     test_split: str = "test",
@@ -26,7 +25,7 @@ def load_preferences(
 
     Arguments:
         name: A local file or folder, or a hub id, of pairs or of scored groups.
-        rank: How scored groups become pairs: arguments of :func:`fdpo.preferences.pairs_of`.
+        rank: How scored groups become pairs.
         train_split: The split to train on.
         test_split: The split to hold out, where the data has it.
         test_share: The share of prompts to hold out where it has not.
@@ -36,40 +35,35 @@ def load_preferences(
         ValueError: If the data is missing, malformed or of no use, in one line.
     """
     if Path(name).is_file():
-        pairs, counts = preferences.preferences_from_rows(preferences.read_rows(name), name, **rank)
+        pairs, counts = preferences_from_rows(read_rows(name), name, rank)
         return _split(pairs, test_share, seed), counts
     if not Path(name).is_dir() and name.count("/") != 1:
         raise ValueError(f"--dataset {name}: no such file or folder, and no hub id (owner/name)")
-    loaded = load_dataset(name)
+    # A folder is cached under its path: what stands there now may be something else.
+    loaded = load_dataset(name, download_mode="force_redownload" if Path(name).is_dir() else None)
     if train_split not in loaded:
         raise ValueError(f"--dataset {name} has no split {train_split!r}, only {', '.join(loaded)}")
-    train, counts = _pairs(loaded[train_split], f"{name} ({train_split})", rank)
-    if test_split in loaded:
-        test, _ = _pairs(loaded[test_split], f"{name} ({test_split})", rank)
-        return DatasetDict(train=train, test=test), counts
-    pairs = preferences.pairs_from_rows(train.to_list(), name)
-    return _split(pairs, test_share, seed), counts
+    pairs, counts = _pairs(loaded[train_split], f"{name} ({train_split})", rank)
+    if test_split not in loaded:
+        return _split(pairs, test_share, seed), counts
+    test, _ = _pairs(loaded[test_split], f"{name} ({test_split})", rank)
+    return DatasetDict(train=_table(pairs), test=_table(test)), counts
 
 
-def _pairs(dataset: Dataset, source: str, rank: Mapping[str, Any]) -> tuple[Dataset, Counter[str]]:
+def _pairs(
+    dataset: Dataset, source: str, rank: RankArguments | None
+) -> tuple[list[Pair], Counter[str]]:
     if not len(dataset):
         raise ValueError(f"{source}: no rows")
-    if preferences.kind_of(dataset[0], source) == "groups":
-        pairs, counts = preferences.preferences_from_rows(dataset.to_list(), source, **rank)
-        return _table(pairs), counts
-    missing = {"chosen", "rejected"} - set(dataset.column_names)
-    if missing:
-        found = ", ".join(dataset.column_names)
-        raise ValueError(f"{source}: no column {', '.join(missing)}; found {found}")
-    return dataset, Counter(candidates=len(dataset), made=len(dataset))
+    return preferences_from_rows(dataset.to_list(), source, rank)
 
 
-def _split(pairs: list[preferences.Pair], test_share: float, seed: int) -> DatasetDict:
-    train, test = preferences.split_by_prompt(pairs, test_share, seed)
+def _split(pairs: list[Pair], test_share: float, seed: int) -> DatasetDict:
+    train, test = split_by_prompt(pairs, test_share, seed)
     return DatasetDict(train=_table(train), test=_table(test))
 
 
-def _table(pairs: list[preferences.Pair]) -> Dataset:
+def _table(pairs: list[Pair]) -> Dataset:
     return Dataset.from_list([pair.row() for pair in pairs])
 
 

@@ -202,7 +202,7 @@ def write_dataset(
     facts: Mapping[str, object],
     rule: str = "top_bottom",
     k: int = 3,
-    k_top: int | None = None,
+    k_top: int = 4,
     min_gap: float = 0.0,
     test_size: float = 0.1,
     seed: int = 0,

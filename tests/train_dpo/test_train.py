@@ -143,6 +143,12 @@ WRONG_OPTIONS = [
     (("--beta", -1), "--beta must be a finite number above 0"),
     (("--f_divergence_type", "js_divergence"), "--f_divergence_type .* use --loss"),
     (("--loss_args", "t"), "--loss_args: a JSON object"),
+    (
+        ("--loss", "alpha", "--alpha", 0.5, "--loss_args", '{"alpha": 1}'),
+        "--alpha 0.5 and --loss_args .* different",
+    ),
+    (("--k", 2, "--rule", "all"), "k: no effect with the rule all"),
+    (("--k", 2, "--min_gap", 0.1), "pairs.jsonl holds pairs already: k would only rank"),
     (("--dataset", "nowhere.jsonl"), "nowhere.jsonl"),
     (("--model", "./nowhere"), "model ./nowhere: no such folder"),
     (("--scorers", "nobody:nothing"), "scorer nobody:nothing"),
