@@ -24,6 +24,7 @@ from fdpo import arguments, runs
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = Path("runs/losses-on-imdb")
+STRENGTH = ("beta", "learning_rate", "match_curvature", "sft_weight", "loser_gradient")
 REWARD, VADER = "imdb-sentiment", "vader"
 
 
@@ -39,6 +40,10 @@ class Arguments:
     beta: float = field(default=0.1, metadata={"help": "beta of every loss"})
     learning_rate: float = field(default=3e-4, metadata={"help": "learning rate of every loss"})
     match_curvature: bool = field(default=False, metadata={"help": "divide links by f''(1)"})
+    sft_weight: float = field(default=0.0, metadata={"help": "weight of the chosen's likelihood"})
+    loser_gradient: float = field(default=1.0, metadata={"help": "share of the rejected's"})
+    num_prompts: int = field(default=1000, metadata={"help": "openings to make pairs of"})
+    rule: str = field(default="best_worst", metadata={"help": "completions that meet in a pair"})
     jobs: int = field(default=2, metadata={"help": "runs at a time, one thread each"})
     output: str = field(
         default="results/losses_on_imdb.json", metadata={"help": "where the figures go"}
@@ -56,11 +61,12 @@ def run(*command: object) -> None:
         raise SystemExit(f"failed: {' '.join(map(str, command))}")
 
 
-def pairs(seed: int) -> Path:
+def pairs(seed: int, own: Arguments) -> None:
     """Makes the pairs of a seed."""
-    folder = RUNS / f"pairs-{seed}"
-    run(ROOT / "dataset/main.py", "--seed", seed, "--output_dir", folder)
-    return folder
+    run(
+        ROOT / "dataset/main.py", "--seed", seed, "--output_dir", RUNS / f"pairs-{seed}",
+        "--num_prompts", own.num_prompts, "--rule", own.rule,
+    )  # fmt: skip
 
 
 def train(loss: str, seed: int, own: Arguments) -> dict[str, float]:
@@ -70,8 +76,7 @@ def train(loss: str, seed: int, own: Arguments) -> dict[str, float]:
         run(
             ROOT / "train_dpo/train.py", "--loss", loss, "--seed", seed,
             "--dataset", RUNS / f"pairs-{seed}", "--eval_prompts", "model", "--output_dir", folder,
-            "--beta", own.beta, "--learning_rate", own.learning_rate,
-            "--match_curvature", own.match_curvature,
+            *(f"--{name}={getattr(own, name)}" for name in STRENGTH),
             *(["--resume_from_checkpoint", "last"] if (folder / runs.RECORD).exists() else []),
         )  # fmt: skip
     metrics = json.loads((folder / runs.METRICS).read_text())
@@ -123,7 +128,7 @@ def main() -> None:
     cells = [(loss, seed, own) for seed in own.seeds for loss in own.losses]
     rows: list[dict[str, float]] = []
     with ThreadPoolExecutor(own.jobs) as pool:
-        list(pool.map(pairs, own.seeds))
+        list(pool.map(lambda seed: pairs(seed, own), own.seeds))
         for row in pool.map(lambda one: train(*one), cells):
             rows.append(row)
             runs.write_json(own.output, {"arguments": arguments.resolved(own), "rows": rows})

@@ -3,6 +3,7 @@
     python dataset/main.py
     python dataset/main.py --config dataset/configs/imdb.yaml
     python dataset/main.py --groups scored.jsonl.gz --k 3 --k_top 4
+    python dataset/main.py --modality image --target 2
 
 With no arguments the embedded IMDb model continues openings of its own, and the embedded sentiment
 classifier scores them. The folder it makes loads with ``datasets.load_dataset``. An interrupted
@@ -11,18 +12,20 @@ command goes on when it is given again; ``torchrun`` and ``accelerate launch`` s
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import HfApi
 
-from fdpo import arguments, preferences, runs
+from fdpo import arguments, preference_sets, preferences, runs
 from fdpo.llm import feedback, models
-from fdpo.llm.processes import processes
 from fdpo.llm.prompts import own_openings, read_prompts
+from fdpo.processes import processes
 from fdpo.scorers import get_scorer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,6 +78,9 @@ class SourceArguments:
 class DatasetArguments(preferences.RankArguments):
     """Pairs and output."""
 
+    modality: Literal["text", "image"] = field(
+        default="text", metadata={"help": "what is made; --modality image --help shows its options"}
+    )
     groups: str | None = field(
         default=None, metadata={"help": "file of scored groups: only pair and split them"}
     )
@@ -93,40 +99,60 @@ class DatasetArguments(preferences.RankArguments):
 
 
 def main() -> None:
-    source, how, own = arguments.parse(
-        (SourceArguments, feedback.CompletionArguments, DatasetArguments),
-        program="main.py",
-        description=(__doc__ or "").split("\n")[0],
-        check=require_effect,
-    )
-    name = Path(own.groups).name.split(".")[0] if own.groups else Path(source.model).name
+    described = (__doc__ or "").split("\n")[0]
+    if pictures_wanted():
+        from fdpo.diffusion.feedback import PictureArguments
+
+        what, own = arguments.parse(
+            (PictureArguments, DatasetArguments),
+            program="main.py --modality image",
+            description=described.replace("completions of a model", "pictures of a model"),
+            check=require_effect,
+        )
+        options = arguments.resolved(what, own)
+        made_by = f"{Path(what.model).name}-{what.target}"
+        make = partial(generate_pictures, what, own)
+    else:
+        source, how, own = arguments.parse(
+            (SourceArguments, feedback.CompletionArguments, DatasetArguments),
+            program="main.py",
+            description=described,
+            check=require_effect,
+        )
+        options = arguments.resolved(source, how, own)
+        made_by = Path(source.model).name
+        make = partial(generate_texts, source, how, own)
+    name = Path(own.groups).name.split(".")[0] if own.groups else made_by
     folder = Path(own.output_dir or f"runs/dataset-{name}")
-    options = arguments.resolved(source, how, own)
-    state = processes()
     try:
-        if own.groups:
-            counts = pair(own.groups, own, folder, options)
-        else:
-            counts = generate(source, how, own, folder, options)
+        counts = pair(own, folder, options) if own.groups else make(folder, options)
     except KeyboardInterrupt:
         print(f"\ninterrupted; the same command goes on with {folder}")
         sys.exit(130)
-    if state.is_main_process:
+    if processes().is_main_process:
         report(folder, counts, own.push_to_hub)
 
 
-def require_effect(
-    source: SourceArguments, how: feedback.CompletionArguments, own: DatasetArguments
-) -> None:
+def pictures_wanted() -> bool:
+    """Whether the command line asks for pictures, which have options of their own."""
+    return bool(re.search(r"--modality[= ]image\b", " ".join(sys.argv)))
+
+
+def require_effect(*given: Any) -> None:
     """Refuses options that --groups, which generates nothing, would ignore."""
+    *makers, own = given
     idle = [
         f"--{option.name}"
-        for options in (source, how)
+        for options in makers
         for option in fields(options)
         if own.groups and getattr(options, option.name) != option.default
     ]
     if idle:
         raise ValueError(f"no effect with --groups, whose scores exist: {', '.join(idle)}")
+    if (own.modality == "image") != pictures_wanted():
+        raise ValueError("modality belongs on the command line: it decides on the options")
+    if pictures_wanted() and own.test_size != DatasetArguments.test_size:
+        raise ValueError("test_size has no effect: pictures have no prompts to split by")
 
 
 def start(folder: Path, options: dict[str, Any]) -> bool:
@@ -138,18 +164,19 @@ def start(folder: Path, options: dict[str, Any]) -> bool:
     return (folder / "README.md").exists()
 
 
-def pair(file: str, own: DatasetArguments, folder: Path, options: dict[str, Any]) -> Counter[str]:
+def pair(own: DatasetArguments, folder: Path, options: dict[str, Any]) -> Counter[str]:
     """Pairs and splits scored groups of a file."""
+    file = str(own.groups)
     with arguments.usage_errors():
         groups = preferences.read_groups(file)
         preferences.pairs_of(groups, **own.ranking(), source=file)
         if start(folder, options):
             return Counter()
     facts = {"groups": Path(file).name} | pairing(own)
-    return feedback.write_dataset(folder, groups, facts=facts, seed=own.seed, **pairing(own))
+    return preference_sets.write_dataset(folder, groups, facts=facts, seed=own.seed, **pairing(own))
 
 
-def generate(
+def generate_texts(
     source: SourceArguments,
     how: feedback.CompletionArguments,
     own: DatasetArguments,
@@ -177,11 +204,38 @@ def generate(
             n = source.num_prompts or 200
             asked = own_openings(model, tokenizer, n, words=words, seed=own.seed, parts=parts)
             feedback.check(model, tokenizer, asked, scorer, how)
-    facts = asdict(source) | how.facts() | pairing(own) | {"seed": own.seed}
-    facts = {name: str(value).removeprefix(f"{ROOT}/") for name, value in facts.items()}
+    facts = plain(asdict(source) | how.facts() | pairing(own) | {"seed": own.seed})
     return feedback.make_dataset(
         folder, model, tokenizer, asked, scorer, how, seed=own.seed, facts=facts, **pairing(own)
     )
+
+
+def generate_pictures(
+    what: Any, own: DatasetArguments, folder: Path, options: dict[str, Any]
+) -> Counter[str]:
+    """Samples, scores and pairs, as ``what``, the ``PictureArguments``, say."""
+    from fdpo.diffusion import feedback, models
+    from fdpo.diffusion.digits import load_classifier
+
+    device = processes().device
+    with arguments.usage_errors():
+        model, process = models.load(what.model, device)
+        if what.scorer:
+            scorer = get_scorer(what.scorer)
+        else:
+            classifier = load_classifier(what.classifier, device)
+            scorer = feedback.digit_scorer(classifier, what.target, models.shape_of(model))
+        if start(folder, options):
+            return Counter()
+    facts = plain(asdict(what) | own.ranking() | {"seed": own.seed})
+    return feedback.make_dataset(
+        folder, model, process, scorer, what, seed=own.seed, facts=facts, **own.ranking()
+    )
+
+
+def plain(facts: dict[str, Any]) -> dict[str, str]:
+    """Facts for a card, without the path of this checkout."""
+    return {name: str(value).removeprefix(f"{ROOT}/") for name, value in facts.items()}
 
 
 def pairing(own: DatasetArguments) -> dict[str, Any]:
@@ -198,7 +252,7 @@ def report(folder: Path, counts: Counter[str], hub_id: str | None) -> None:
     print(f"rejected  {first.rejected!r} (score {first.rejected_score:.3f})\n")
     print(f"datasets.load_dataset({str(folder)!r}) loads it; {folder / 'README.md'} says more")
     if hub_id:
-        files = ["README.md", "*.jsonl"]
+        files = ["README.md", "*.jsonl", "pictures/*.png"]
         HfApi().create_repo(hub_id, repo_type="dataset", exist_ok=True)
         HfApi().upload_folder(
             repo_id=hub_id, repo_type="dataset", folder_path=folder, allow_patterns=files

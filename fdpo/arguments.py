@@ -25,7 +25,7 @@ from types import NoneType, UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from trl import TrlParser
+from transformers import HfArgumentParser
 
 _ECOSYSTEM = ("trl", "transformers", "diffusers")
 _NULL = "tag:yaml.org,2002:null"
@@ -104,8 +104,8 @@ def usage_errors() -> Iterator[None]:
         fail(error)
 
 
-class _Parser(TrlParser):
-    """TRL's parser, reporting only what was given, and each mistake as a ``ValueError``."""
+class _Parser(HfArgumentParser):
+    """transformers' parser, reporting only what was given, and each mistake as a ``ValueError``."""
 
     def __init__(self, types: Sequence[type], aliases: Mapping[str, str]) -> None:
         super().__init__(types, allow_abbrev=False, add_help=False, exit_on_error=False)

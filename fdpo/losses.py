@@ -148,6 +148,7 @@ def fdpo_loss(
     label_smoothing: float = 0.0,
     tail: float | None = 10.0,
     match_curvature: bool = False,
+    loser_gradient: float = 1.0,
 ) -> FDPOLoss:
     r"""Computes the f-DPO loss of each pair; the caller takes the mean.
 
@@ -165,15 +166,27 @@ def fdpo_loss(
             straight line (see :func:`fdpo.tailed`). ``None`` for no tail.
         match_curvature: Whether to divide the link by :math:`f''(1)`, so that training starts with
             the gradient of DPO whatever the divergence.
+        loser_gradient: :math:`\lambda \in [0, 1]`, the share of the gradient through
+            :math:`\ell_l` that is kept; the loss has its value at any :math:`\lambda`. Below 1 the
+            update follows :math:`w(\ell_w) \nabla\ell_w - \lambda w(\ell_l) \nabla\ell_l`, which is
+            the gradient of no loss: it learns to write the chosen rather than to avoid the
+            rejected, and stops once the margin is wide, but the optimum of the reward less
+            :math:`\beta D_f` is given up, by the more the smaller :math:`\lambda`. For models whose
+            losers are more easily spoilt than their winners are learnt, as in diffusion.
 
     Raises:
         ValueError: If an option is out of its range or the shapes differ.
     """
     _check(chosen_log_ratios, rejected_log_ratios, beta, preference, label_smoothing)
+    if not 0 <= loser_gradient <= 1:
+        raise ValueError(f"loser_gradient must lie in [0, 1], got {loser_gradient}")
     if not divergence.exact:
         warnings.warn(_inexact(divergence), stacklevel=2)
     link = _tailed_link(divergence, tail, match_curvature)
-    margins = beta * link.difference(chosen_log_ratios, rejected_log_ratios)
+    followed = rejected_log_ratios
+    if loser_gradient != 1:
+        followed = followed.detach().lerp(followed, loser_gradient)
+    margins = beta * link.difference(chosen_log_ratios, followed)
     losses = PREFERENCES[preference](margins, label_smoothing)
     with torch.no_grad():
         return FDPOLoss(

@@ -291,6 +291,7 @@ def test_not_exact_divergences_warn() -> None:
         ({"label_smoothing": 0.5}, r"label_smoothing must lie in \[0, 0.5\), got 0.5"),
         ({"label_smoothing": -0.1}, "label_smoothing must lie in"),
         ({"tail": 0.0}, "tail must be above 0"),
+        ({"loser_gradient": 1.5}, r"loser_gradient must lie in \[0, 1\], got 1.5"),
     ],
 )
 def test_wrong_options(options: dict, failure: str) -> None:
@@ -332,6 +333,21 @@ def test_mixtures_by_name() -> None:
         "alpha(alpha=-0.5)": alpha,
     }.items():
         assert resolve_loss(text) == (expected, "logistic")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
+def test_a_share_of_the_losers_gradient(share: float) -> None:
+    """The loss keeps its value, the chosen side its gradient, the rejected side a share of it."""
+    chosen, rejected = (torch.linspace(a, b, 7, dtype=torch.float64) for a, b in ((-2, 3), (4, -5)))
+    divergence = get_divergence("js")
+    whole, part = [[side.clone().requires_grad_() for side in (chosen, rejected)] for _ in range(2)]
+    exact = fdpo_loss(*whole, divergence, beta=0.5).losses
+    scaled = fdpo_loss(*part, divergence, beta=0.5, loser_gradient=share).losses
+    assert torch.equal(exact, scaled)
+    exact.sum().backward()
+    scaled.sum().backward()
+    assert torch.equal(part[0].grad, whole[0].grad)
+    torch.testing.assert_close(part[1].grad, share * whole[1].grad)
 
 
 @pytest.mark.parametrize(

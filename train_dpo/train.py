@@ -8,10 +8,6 @@ use and kept. ``--model`` and ``--dataset`` take hub ids, folders and files; ``-
 
 from __future__ import annotations
 
-import os
-import re
-import shlex
-import subprocess
 import sys
 import warnings
 from dataclasses import dataclass, field
@@ -27,13 +23,11 @@ from fdpo.llm.config import FDPOConfig
 from fdpo.llm.data import load_preferences, require_room
 from fdpo.llm.evaluation import HELD_OUT_SEED, compare, held_out_openings
 from fdpo.llm.models import fitting_length, load_model, load_tokenizer
-from fdpo.llm.processes import processes
 from fdpo.llm.prompts import read_prompts
 from fdpo.llm.trainer import FDPOTrainer
+from fdpo.processes import run_first
 from fdpo.scorers import get_scorer
 
-# What torchrun and accelerate tell the processes that they start.
-LAUNCHER = re.compile("(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_|TORCHELASTIC_|ACCELERATE_")
 ROOT = Path(__file__).resolve().parents[1]
 MODEL, SCORER = ROOT / "pretrained/imdb-gpt2", ROOT / "pretrained/imdb-sentiment"
 COMMON = (
@@ -112,14 +106,7 @@ def default_groups(model: str) -> str:
     """Returns the file of the model's own scored completions; dataset/main.py makes it."""
     folder = Path("runs") / f"dataset-{Path(model).name}"
     command = [sys.executable, str(ROOT / "dataset/main.py"), "--model", model]
-    with processes().main_process_first():
-        if not (folder / "README.md").exists():
-            print("making preference data first:", shlex.join(command), flush=True)
-            # One process, whatever launched this one: the others wait.
-            alone = {k: v for k, v in os.environ.items() if not LAUNCHER.match(k)}
-            command += ["--output_dir", str(folder)]
-            if code := subprocess.run(command, env=alone, check=False).returncode:
-                sys.exit(code)
+    run_first([*command, "--output_dir", str(folder)], made=folder / "README.md")
     return str(folder / "groups.jsonl")
 
 

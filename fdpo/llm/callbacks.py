@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-from types import FrameType
 from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers import TrainingArguments as Arguments
+
+from fdpo.interrupts import Interrupts
 
 SHOWN = {
     "loss": "loss",
@@ -43,14 +43,16 @@ class StopOnInterrupt(TrainerCallback):
     """Ends a run after the step at hand, with a checkpoint, at Ctrl-C or SIGTERM."""
 
     def __init__(self) -> None:
-        self.stopped = False
-        self.previous: dict[int, Any] = {}
+        self.interrupts = Interrupts()
+
+    @property
+    def stopped(self) -> bool:
+        return self.interrupts.stopped
 
     def on_train_begin(
         self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.previous[number] = signal.signal(number, self._ask)
+        self.interrupts.watch()
 
     def on_step_end(
         self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -61,13 +63,4 @@ class StopOnInterrupt(TrainerCallback):
     def on_train_end(
         self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._restore()
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.stopped = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-        self.previous.clear()
+        self.interrupts.release()

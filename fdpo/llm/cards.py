@@ -28,6 +28,7 @@ def describe_loss(
         "curvature matching": "on" if args.match_curvature else "off",
         "linear tail τ": tail,
         "label smoothing": f"{args.label_smoothing:g}",
+        "share of the rejected side's gradient": f"{args.loser_gradient:g}",
         "SFT weight": f"{args.sft_weight:g}",
         "data": dataset_name or "not named",
     }

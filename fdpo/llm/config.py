@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +10,7 @@ import torch
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import DPOConfig
 
-from fdpo.divergences import Divergence
-from fdpo.losses import PREFERENCES, resolve_loss
+from fdpo.options import LossOptions
 
 # What DPOConfig offers and f-DPO does not honour: option -> (its neutral values, what to use).
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -42,63 +40,24 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 
 
 @dataclass
-class FDPOConfig(DPOConfig):
-    r"""Configuration of :class:`~fdpo.llm.FDPOTrainer`: ``trl.DPOConfig`` and a divergence.
+class FDPOConfig(LossOptions, DPOConfig):
+    """Configuration of :class:`~fdpo.llm.FDPOTrainer`: ``trl.DPOConfig`` and the choice of loss.
 
     ``FDPOConfig()`` runs bare on a CPU: bf16 and gradient checkpointing follow the device unless
     they are given. An option of TRL that f-DPO does not honour is refused with the option to use.
+    The loss is chosen by the fields of :class:`fdpo.options.LossOptions`.
 
     Arguments:
-        loss: A divergence, a preference loss on the reverse KL, a mixture or your own; every name
-            that :func:`fdpo.resolve_loss` takes.
-        alpha: :math:`\alpha` of the :math:`\alpha`-divergence, in the paper's convention (TRL's
-            coefficient is :math:`1 - \alpha`).
-        loss_args: The divergence's other parameters, e.g. ``{"t": 0.3}`` for ``skew_js``.
-        preference: The loss of the margin; by default the one that ``loss`` names.
-        tail: Slope factor :math:`e^\tau` beyond which a link goes on as a straight line
-            (see :func:`fdpo.fdpo_loss`); infinity turns it off.
-        match_curvature: Whether to divide the link by :math:`f''(1)`, so that :math:`\beta` means
-            the same at the start of training whatever the divergence.
         sft_weight: Weight of the chosen completion's negative log-likelihood per token.
         log_pairs: Whether to write a row per pair and step to ``pairs.jsonl``.
     """
 
-    loss: str = field(
-        default="sigmoid",
-        metadata={
-            "help": "sigmoid, hinge, ipo, jsd, fkl, alpha, any divergence's name, a mixture "
-            "('0.7*js+0.3*reverse_kl') or your own ('package.module:attribute')"
-        },
-    )
-    alpha: float | None = field(
-        default=None, metadata={"help": "alpha of the alpha-divergence: 0 reverse KL, 1 forward KL"}
-    )
-    loss_args: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={"help": "other parameters of the divergence, as JSON: '{\"t\": 0.3}'"},
-    )
-    preference: str | None = field(
-        default=None, metadata={"help": f"loss of the margin: {', '.join(PREFERENCES)}"}
-    )
-    tail: float | None = field(
-        default=10.0,
-        metadata={"help": "log of the slope factor where a link turns straight; inf: never"},
-    )
-    match_curvature: bool = field(
-        default=False, metadata={"help": "divide links by f''(1): one beta for every divergence"}
-    )
     sft_weight: float = field(
         default=0.0, metadata={"help": "weight of the chosen completions' nats per token"}
     )
     log_pairs: bool = field(
         default=False,
         metadata={"help": "write every pair's log-ratios, links, slopes: pairs.jsonl"},
-    )
-    label_smoothing: float = field(
-        default=0.0, metadata={"help": "share of flipped labels to expect, in [0, 0.5)"}
-    )
-    beta: float = field(
-        default=0.1, metadata={"help": "strength of the reference: the reward is beta * link"}
     )
     use_cpu: bool = field(default=False, metadata={"help": "leave a GPU alone; on without one"})
     bf16: bool | None = field(
@@ -125,33 +84,11 @@ class FDPOConfig(DPOConfig):
         if self.gradient_checkpointing is None:
             self.gradient_checkpointing = accelerated
         super().__post_init__()
-        self._check()
-
-    def resolve(self) -> tuple[Divergence, str]:
-        """Returns the divergence and the name of the preference loss that these options choose."""
-        given = self.loss_args or {}
-        parameters = dict(json.loads(given) if isinstance(given, str) else given)
-        if self.alpha is not None and parameters.setdefault("alpha", self.alpha) != self.alpha:
-            raise ValueError(f"--alpha {self.alpha} and --loss_args {given} say different things")
-        divergence, preference = resolve_loss(self.loss, **parameters)
-        return divergence, self.preference or preference
+        self.check_loss()
+        if not (math.isfinite(self.sft_weight) and self.sft_weight >= 0):
+            raise ValueError(f"--sft_weight must be finite and at least 0, got {self.sft_weight}")
 
     def _refuse(self) -> None:
         for name, (neutral, advice) in REFUSED.items():
             if (value := getattr(self, name)) not in neutral:
                 raise ValueError(f"--{name} {value!r} is not honoured by f-DPO: {advice}")
-
-    def _check(self) -> None:
-        self.resolve()
-        if self.preference is not None and self.preference not in PREFERENCES:
-            raise ValueError(
-                f"--preference {self.preference!r}: choose from {', '.join(PREFERENCES)}"
-            )
-        if not (math.isfinite(self.beta) and self.beta > 0):
-            raise ValueError(f"--beta must be a finite number above 0, got {self.beta}")
-        if not (math.isfinite(self.sft_weight) and self.sft_weight >= 0):
-            raise ValueError(f"--sft_weight must be finite and at least 0, got {self.sft_weight}")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ValueError(f"--label_smoothing must lie in [0, 0.5), got {self.label_smoothing}")
-        if self.tail is not None and not self.tail > 0:
-            raise ValueError(f"--tail must be above 0 (inf turns it off), got {self.tail}")

@@ -14,7 +14,6 @@ log-ratios of two models on such samples are those of the policies themselves.
 from __future__ import annotations
 
 import math
-import random
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -35,12 +34,12 @@ from fdpo.llm.decoding import (
     prompt_ids,
     require_room,
 )
+from fdpo.seeds import derived_seed
 
 __all__ = [
     "Completion",
     "Scored",
     "completion_log_probs",
-    "derived_seed",
     "opening_of",
     "openings",
     "prompt_ids",
@@ -209,8 +208,3 @@ def opening_of(text: str, words: int | None) -> str:
         return first if rest else ""
     match = re.match(rf"\S++(?:\s++\S++){{{words - 1}}}(?=\s)", text)
     return match[0] if match else ""
-
-
-def derived_seed(seed: int, *indices: int) -> int:
-    """A seed for a part of a job: a function of the job's seed and the part's indices alone."""
-    return random.Random(repr((seed, *indices))).getrandbits(63)

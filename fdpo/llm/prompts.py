@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fdpo.llm.generation import opening_of, openings
 from fdpo.llm.pretraining import clean_review
-from fdpo.llm.processes import processes
+from fdpo.processes import processes
 from fdpo.rows import FORMATS, read_rows, require, write_rows
 
 

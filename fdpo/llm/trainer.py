@@ -34,7 +34,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from fdpo.divergences import Divergence
 from fdpo.llm.cards import describe_loss
 from fdpo.llm.config import FDPOConfig
-from fdpo.losses import FDPOLoss, fdpo_loss
+from fdpo.losses import FDPOLoss
 
 PAIR = "pair_index"
 
@@ -141,15 +141,7 @@ class FDPOTrainer(DPOTrainer):
         chosen, rejected = log_probs.sum(dim=1).chunk(2)
         ref_chosen, ref_rejected = self._reference_log_probs(inputs)
         log_ratios = chosen - ref_chosen, rejected - ref_rejected
-        pairs = fdpo_loss(
-            *log_ratios,
-            divergence=self.divergence,
-            beta=self.args.beta,
-            preference=self.preference,
-            label_smoothing=self.args.label_smoothing,
-            tail=self.args.tail,
-            match_curvature=self.args.match_curvature,
-        )
+        pairs = self.args.pair_losses(*log_ratios, self.divergence, self.preference)
         lengths = mask.sum(dim=1).clamp(min=1).chunk(2)
         losses = pairs.losses - self.args.sft_weight * chosen / lengths[0]
         loss = losses.mean()

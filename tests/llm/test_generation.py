@@ -12,7 +12,6 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from fdpo.llm.generation import (
     completion_log_probs,
-    derived_seed,
     opening_of,
     openings,
     prompt_ids,
@@ -182,11 +181,6 @@ def test_the_seed_decides_and_nothing_else(
     torch.manual_seed(1)
     model.eval()
     assert draw(7) == first != draw(8) and not model.training
-
-
-def test_derived_seeds_differ() -> None:
-    seeds = {derived_seed(seed, i) for seed in range(20) for i in range(20)}
-    assert len(seeds) == 400 and derived_seed(3, 4) in seeds
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+"""Compares an image model with its reference: share of a digit, out of distribution, variety, KL.
+
+python diffusion/evaluate.py --model runs/diffusion-jsd --target 2
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fdpo import arguments, runs
+from fdpo.diffusion.comparison import compare, table
+from fdpo.diffusion.digits import load_classifier
+from fdpo.diffusion.feedback import require_digit
+from fdpo.diffusion.models import load, shape_of
+from fdpo.processes import processes
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class EvaluateArguments:
+    """Comparison."""
+
+    model: str = field(
+        default=str(ROOT / "pretrained/mnist-ddpm"), metadata={"help": "policy: folder or hub id"}
+    )
+    reference: str = field(
+        default=str(ROOT / "pretrained/mnist-ddpm"), metadata={"help": "folder or hub id"}
+    )
+    target: int = field(default=2, metadata={"help": "the digit that counts"})
+    classifier: str = field(
+        default=str(ROOT / "pretrained/mnist-classifier"), metadata={"help": "of digits: folder"}
+    )
+    eval_samples: int = field(default=2048, metadata={"help": "samples of each model"})
+    sampling_steps: int = field(default=40, metadata={"help": "evaluations of the model a picture"})
+    output_dir: str = field(
+        default="runs/diffusion-evaluation", metadata={"help": "folder of figures and pictures"}
+    )
+
+    def __post_init__(self) -> None:
+        require_digit(self.target)
+        for name in ("eval_samples", "sampling_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+
+
+def main() -> None:
+    (own,) = arguments.parse(
+        (EvaluateArguments,), program="evaluate.py", description=(__doc__ or "").split("\n")[0]
+    )
+    with arguments.usage_errors():
+        policy, process = load(own.model, processes().device)
+        base, other = load(own.reference, processes().device)
+        if type(process) is not type(other) or shape_of(policy) != shape_of(base):
+            raise ValueError(f"--model {own.model} and --reference {own.reference} do not match")
+        load_classifier(own.classifier)
+        folder = runs.prepare(own.output_dir, arguments.resolved(own), overwrite=True)
+    metrics = compare(
+        policy, base, process, folder, classifier=own.classifier, target=own.target,
+        samples=own.eval_samples, steps=own.sampling_steps,
+    )  # fmt: skip
+    runs.write_json(folder / runs.METRICS, metrics)
+    print(table(metrics))
+    print(f"{folder} holds samples.png and histogram.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Trains the small models of pretrained/ on MNIST: a DDPM, a flow model and a digit classifier.
+
+    python diffusion/pretrain.py --data_root DIR --model classifier
+    python diffusion/pretrain.py --data_root DIR --model ddpm --export pretrained/mnist-ddpm
+    python diffusion/pretrain.py --data_root DIR --model flow --export pretrained/mnist-flow
+
+DIR holds MNIST's four files, or is where they are downloaded to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import DDPMScheduler
+
+from fdpo import arguments, runs
+from fdpo.diffusion import DDPM, DiffusionConfig, DiffusionTrainer, Flow, PixelUNet, Process
+from fdpo.diffusion.digits import FOREIGN, judge, load_classifier, save_real_features
+from fdpo.diffusion.evaluation import held_out_loss, report
+from fdpo.diffusion.models import save
+from fdpo.diffusion.pairs import Pictures
+from fdpo.diffusion.pictures import load_mnist, tiled, write_picture
+from fdpo.diffusion.pretraining import train_classifier
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSIFIER = ROOT / "pretrained/mnist-classifier"
+
+
+@dataclass
+class PretrainArguments:
+    """Model and training."""
+
+    model: Literal["ddpm", "flow", "classifier"] = field(
+        default="ddpm", metadata={"help": "what to train"}
+    )
+    data_root: str = field(default="data", metadata={"help": "folder of MNIST's files"})
+    prediction_type: Literal["epsilon", "v_prediction"] = field(
+        default="epsilon", metadata={"help": "what the DDPM predicts"}
+    )
+    flow_times: Literal["uniform", "logit_normal"] = field(
+        default="uniform", metadata={"help": "how training of the flow model draws t"}
+    )
+    max_train_steps: int = field(default=6000, metadata={"help": "updates"})
+    train_batch_size: int = field(default=128, metadata={"help": "pictures per process"})
+    learning_rate: float = field(default=2e-3, metadata={"help": "peak learning rate"})
+    mixed_precision: Literal["no", "fp16", "bf16"] = field(
+        default="no", metadata={"help": "dtype of the forward pass"}
+    )
+    use_cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
+    checkpointing_steps: int = field(default=500, metadata={"help": "updates between checkpoints"})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "a checkpoint's folder, or last"}
+    )
+    output_dir: str | None = field(
+        default=None, metadata={"help": "run folder; default: runs/mnist-MODEL"}
+    )
+    export: str | None = field(
+        default=None, metadata={"help": "folder to write the finished model to, in 16 bit"}
+    )
+    samples: int = field(default=2048, metadata={"help": "samples for the figures of its card"})
+    seed: int = field(default=0, metadata={"help": "seed of weights, order, times and noise"})
+
+    def __post_init__(self) -> None:
+        self.output_dir = self.output_dir or f"runs/mnist-{self.model}"
+        only = {"prediction_type": "ddpm", "flow_times": "flow"}
+        for name, model in only.items():
+            if self.model != model and getattr(self, name) != getattr(type(self), name):
+                raise ValueError(f"--{name} has no effect with --model {self.model}")
+        if self.model == "classifier" and self.resume_from_checkpoint:
+            raise ValueError("--resume_from_checkpoint: the classifier's training keeps none")
+
+
+def main() -> None:
+    (own,) = arguments.parse(
+        (PretrainArguments,), program="pretrain.py", description=(__doc__ or "").split("\n")[0]
+    )
+    with arguments.usage_errors():
+        checkpoint = runs.checkpoint(own.output_dir, own.resume_from_checkpoint)
+        pictures, labels = load_mnist(own.data_root)
+        test = load_mnist(own.data_root, train=False)
+        options = arguments.resolved(own)
+        folder = runs.prepare(own.output_dir, options, resume=own.resume_from_checkpoint)
+    export = Path(own.export or folder)
+    if own.model == "classifier":
+        metrics = classifier(own, export, (pictures, labels), test)
+    else:
+        metrics = denoiser(own, export, pictures, test[0], checkpoint)
+    if metrics:
+        runs.write_json(folder / runs.METRICS, metrics)
+        print("\n".join(f"{name:24} {value:.4f}" for name, value in metrics.items()))
+
+
+def classifier(
+    own: PretrainArguments,
+    export: Path,
+    train: tuple[torch.Tensor, torch.Tensor],
+    test: tuple[torch.Tensor, torch.Tensor],
+) -> dict[str, float]:
+    """Trains the classifier and measures it on MNIST's test pictures, and on what is no digit."""
+    trained = train_classifier(
+        *train,
+        steps=own.max_train_steps,
+        batch_size=own.train_batch_size,
+        learning_rate=own.learning_rate,
+        seed=own.seed,
+        device="cpu" if own.use_cpu or not torch.cuda.is_available() else "cuda",
+    )
+    trained.half().save_pretrained(export)
+    kept, (pictures, labels) = load_classifier(export), test
+    real = judge(kept, pictures)
+    save_real_features(export, real, labels)
+    generator = torch.Generator().manual_seed(own.seed + 1)
+    flagged = {
+        f"flagged_{name}": 1 - judge(kept, foreign(pictures, generator)).genuine.float().mean()
+        for name, foreign in FOREIGN.items()
+    }
+    figures = {
+        "accuracy": (real.digits == labels).float().mean(),
+        "passed": real.genuine.float().mean(),
+        **flagged,
+    }
+    return {name: value.item() for name, value in figures.items()}
+
+
+def denoiser(
+    own: PretrainArguments,
+    export: Path,
+    pictures: torch.Tensor,
+    test: torch.Tensor,
+    checkpoint: str | None,
+) -> dict[str, float]:
+    """Trains a diffusion or flow model and measures its loss and its samples."""
+    torch.manual_seed(own.seed)
+    process: Process = Flow(own.flow_times)
+    if own.model == "ddpm":
+        process = DDPM(
+            DDPMScheduler(prediction_type=own.prediction_type, timestep_spacing="trailing")
+        )
+    config = DiffusionConfig(
+        method="sft",
+        output_dir=own.output_dir,
+        max_train_steps=own.max_train_steps,
+        train_batch_size=own.train_batch_size,
+        learning_rate=own.learning_rate,
+        lr_scheduler="cosine",
+        lr_warmup_steps=100,
+        use_ema=True,
+        mixed_precision=own.mixed_precision,
+        use_cpu=own.use_cpu,
+        checkpointing_steps=own.checkpointing_steps,
+        seed=own.seed,
+    )
+    trainer = DiffusionTrainer(PixelUNet(), process, Pictures(pictures), config)
+    trainer.train(checkpoint)
+    if trainer.interrupts.stopped:
+        raise SystemExit(f"stopped at step {trainer.step}; --resume_from_checkpoint last goes on")
+    if not trainer.accelerator.is_main_process:
+        return {}
+    model = trainer.finished()
+    save(model, process, export, half=True)
+    metrics = {"held_out_loss": held_out_loss(model, process, test)}
+    if CLASSIFIER.exists() and own.samples:
+        found = report(model, process, load_classifier(CLASSIFIER), own.samples, progress="samples")
+        write_picture(export / "samples.png", tiled(found.pictures[:100], 10))
+        shares = found.histogram.tolist()
+        metrics |= {f"share_{digit}": share for digit, share in enumerate(shares[:-1])}
+        metrics["out_of_distribution"] = shares[-1]
+    return metrics
+
+
+if __name__ == "__main__":
+    main()

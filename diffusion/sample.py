@@ -1,0 +1,60 @@
+"""Draws samples of an image model, and says what they show.
+
+python diffusion/sample.py --model runs/diffusion-jsd --output samples.png
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fdpo import arguments
+from fdpo.diffusion.evaluation import sample_pictures
+from fdpo.diffusion.models import load
+from fdpo.diffusion.pictures import tiled, write_picture
+from fdpo.processes import processes
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class SampleArguments:
+    """Samples."""
+
+    model: str = field(
+        default=str(ROOT / "pretrained/mnist-ddpm"),
+        metadata={"help": "folder or hub id of an unconditional model"},
+    )
+    samples: int = field(default=100, metadata={"help": "pictures"})
+    columns: int = field(default=10, metadata={"help": "pictures in a row of the sheet"})
+    sampling_steps: int = field(default=40, metadata={"help": "evaluations of the model a picture"})
+    seed: int = field(default=0, metadata={"help": "of the noise"})
+    output: str = field(
+        default="samples.png", metadata={"help": "a PNG file, or a folder for single pictures"}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "columns", "sampling_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+
+
+def main() -> None:
+    (own,) = arguments.parse(
+        (SampleArguments,), program="sample.py", description=(__doc__ or "").split("\n")[0]
+    )
+    with arguments.usage_errors():
+        model, process = load(own.model, processes().device)
+    pictures = sample_pictures(
+        model, process, own.samples, steps=own.sampling_steps, seed=own.seed, progress="sampling"
+    )
+    if own.output.endswith(".png"):
+        write_picture(own.output, tiled(pictures, own.columns))
+    else:
+        for number, picture in enumerate(pictures):
+            write_picture(Path(own.output) / f"{number:06}.png", picture)
+    print(own.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Trains an image model on preference pairs with any f-divergence, and shows what it did.
+
+    python diffusion/train.py --loss jsd
+
+With no arguments the embedded MNIST model learns to draw more of the target digit, from pairs of
+its own samples that the embedded classifier ranks; they are made on first use and kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from fdpo import arguments, runs
+from fdpo.diffusion import DiffusionConfig, DiffusionTrainer, Flow, PicturePairs
+from fdpo.diffusion.comparison import compare, table
+from fdpo.diffusion.digits import load_classifier
+from fdpo.diffusion.feedback import require_digit
+from fdpo.diffusion.models import load, save, shape_of
+from fdpo.diffusion.pictures import load_mnist, load_small_digits, read_pair_folder, target_pairs
+from fdpo.processes import run_first
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSIFIER = ROOT / "pretrained/mnist-classifier"
+PAIRS = 10_000  # of random winners and losers, where pictures are given and not pairs
+
+
+@dataclass
+class DataArguments:
+    """Model, pairs and evaluation."""
+
+    model: str = field(
+        default=str(ROOT / "pretrained/mnist-ddpm"),
+        metadata={"help": "policy and reference: folder or hub id of an unconditional model"},
+    )
+    flow_times: Literal["uniform", "logit_normal"] = field(
+        default="uniform", metadata={"help": "how training of a flow model draws t"}
+    )
+    data: str = field(
+        default="feedback",
+        metadata={"help": "feedback: the model's own samples, ranked; mnist; digits; a folder"},
+    )
+    data_root: str | None = field(
+        default=None, metadata={"help": "--data mnist: the folder of its files"}
+    )
+    target: int = field(default=2, metadata={"help": "the digit to draw more of"})
+    classifier: str = field(default=str(CLASSIFIER), metadata={"help": "of digits: folder"})
+    eval_samples: int = field(
+        default=1024, metadata={"help": "samples to compare before and after; 0: none"}
+    )
+    sampling_steps: int = field(default=40, metadata={"help": "evaluations of the model a picture"})
+
+    def __post_init__(self) -> None:
+        require_digit(self.target)
+        if self.data_root is not None and self.data != "mnist":
+            raise ValueError("--data_root has no effect without --data mnist")
+        if self.data_root is None and self.data == "mnist":
+            raise ValueError("--data mnist needs --data_root DIR, the folder of its files")
+        if self.eval_samples < 0 or self.sampling_steps < 1:
+            raise ValueError("--eval_samples must be at least 0, --sampling_steps at least 1")
+
+
+@dataclass
+class TrainConfig(DiffusionConfig):
+    """f-DPO for images."""
+
+    def __post_init__(self) -> None:
+        if self.output_dir is None:
+            name = self.loss if self.alpha is None else f"{self.loss}-{self.alpha:g}"
+            self.output_dir = "runs/diffusion-" + runs.file_name(name)
+        super().__post_init__()
+
+
+def feedback_folder(own: DataArguments) -> Path:
+    """Returns the folder of the model's own ranked samples; dataset/main.py makes it."""
+    folder = Path(f"runs/dataset-{Path(own.model).name}-{own.target}")
+    command = [sys.executable, str(ROOT / "dataset/main.py"), "--modality", "image"]
+    command += ["--model", own.model, "--target", str(own.target), "--classifier", own.classifier]
+    run_first([*command, "--output_dir", str(folder)], made=folder / "README.md")
+    return folder
+
+
+def load_pairs(own: DataArguments, model: nn.Module, seed: int) -> PicturePairs:
+    """Loads the pairs, or makes them on first use."""
+    shape = shape_of(model)
+    if own.data == "feedback":
+        return read_pair_folder(feedback_folder(own), shape)
+    if own.data not in ("mnist", "digits"):
+        return read_pair_folder(own.data, shape)
+    pictures, labels = (
+        load_mnist(str(own.data_root)) if own.data == "mnist" else load_small_digits(shape)
+    )
+    if pictures.shape[1:] != shape:
+        found, wanted = (" x ".join(map(str, size)) for size in (pictures.shape[1:], shape))
+        raise ValueError(f"--data {own.data} has pictures of {found}, --model {own.model} {wanted}")
+    generator = torch.Generator().manual_seed(seed)
+    return target_pairs(pictures, labels, own.target, PAIRS, generator)
+
+
+def main() -> None:
+    own, training = arguments.parse(
+        (DataArguments, TrainConfig),
+        program="train.py",
+        description=(__doc__ or "").split("\n")[0],
+        resets={"loss": ("alpha", "loss_args", "preference")},
+    )
+    with arguments.usage_errors():
+        resume = training.resume_from_checkpoint
+        checkpoint = runs.checkpoint(training.output_dir, resume)
+        options = arguments.resolved(own, training)
+        runs.require_free(training.output_dir, options, resume=resume)
+        model, process = load(own.model)
+        if isinstance(process, Flow):
+            process = replace(process, times=own.flow_times)
+        elif own.flow_times != "uniform":
+            raise ValueError(f"--flow_times has no effect: {own.model} is no flow model")
+        load_classifier(own.classifier)
+        pairs = load_pairs(own, model, training.seed)
+        base = copy.deepcopy(model)
+        trainer = DiffusionTrainer(model, process, pairs, training)
+        folder = runs.prepare(training.output_dir, options, resume=resume)
+    print(f"{len(pairs):,} pairs of {len(pairs.pictures):,} pictures")
+    trainer.train(checkpoint)
+    if trainer.interrupts.stopped:
+        print(f"stopped at step {trainer.step}; --resume_from_checkpoint last goes on")
+        sys.exit(130)
+    if trainer.accelerator.is_main_process:
+        metrics = {"steps": trainer.step, "train_seconds": trainer.seconds, **trainer.quantiles()}
+        if own.eval_samples:
+            found = compare(
+                trainer.finished(), base, process, folder, classifier=own.classifier,
+                target=own.target, samples=own.eval_samples, steps=own.sampling_steps,
+            )  # fmt: skip
+            metrics |= found
+            print(table(found))
+        save(trainer.merged(), process, folder)
+        runs.write_json(folder / runs.METRICS, metrics)
+        print(f"run folder: {folder}")
+    trainer.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""An image model beside its reference: figures, and pictures of both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from fdpo.diffusion.digits import load_classifier, load_real_features
+from fdpo.diffusion.evaluation import path_kl, report
+from fdpo.diffusion.figures import draw_histogram, draw_samples
+from fdpo.diffusion.processes import Process
+
+
+def compare(
+    policy: nn.Module,
+    base: nn.Module,
+    process: Process,
+    folder: Path,
+    *,
+    classifier: str,
+    target: int,
+    samples: int,
+    steps: int,
+) -> dict[str, float]:
+    """Samples from both models with the same noise, judges the samples and draws them.
+
+    Writes ``samples.png`` and ``histogram.png`` into the folder. Returns, for both (the base's with
+    ``base_``), the share of the target among all samples, those out of distribution not counting;
+    the share of these; the variety of the target's samples; and the policy's path KL.
+    """
+    judge_of_digits = load_classifier(classifier, next(policy.parameters()).device)
+    real = load_real_features(classifier, target)
+    base.to(next(policy.parameters()).device)
+    reports = {
+        label: report(
+            model, process, judge_of_digits, samples, steps=steps, progress=f"sampling {label}"
+        )
+        for label, model in (("before", base), ("after", policy))
+    }
+    before, after = reports["before"], reports["after"]
+    draw_samples(folder / "samples.png", before.pictures, after.pictures)
+    draw_histogram(folder / "histogram.png", reports, target)
+    kl, kl_error = path_kl(policy, base, process, after.pictures)
+    return {
+        **{f"base_{name}": value for name, value in before.metrics(target).items()},
+        "base_variety": before.variety(target, real),
+        **after.metrics(target),
+        "variety": after.variety(target, real),
+        "path_kl": kl,
+        "path_kl_se": kl_error,
+    }
+
+
+def table(metrics: dict[str, float]) -> str:
+    """Shows what changed, a line for each figure."""
+    lines = [f"{'':22} {'before':>16} {'after':>16}"]
+    labels = {
+        "share": "share of the target",
+        "out_of_distribution": "out of distribution",
+        "variety": "variety",
+    }
+    for name, label in labels.items():
+        cells = []
+        for prefix in ("base_", ""):
+            error = metrics.get(f"{prefix}{name}_se")
+            spread = "" if error is None else f" ± {error:.3f}"
+            cells.append(f"{metrics[prefix + name]:.3f}{spread}")
+        lines.append(f"{label:22} {cells[0]:>16} {cells[1]:>16}")
+    kl = f"{metrics['path_kl']:.2f} ± {metrics['path_kl_se']:.2f}"
+    lines.append(f"{'path KL, nats':22} {'':16} {kl:>16}")
+    return "\n".join(lines)

@@ -1,0 +1,141 @@
+"""The options of image training: diffusers' names where they exist, plus the choice of loss."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from diffusers.optimization import SchedulerType
+
+from fdpo.options import LossOptions
+
+METHODS = ("dpo", "sft", "negative_sft")
+KAPPA = 400.0
+
+
+@dataclass
+class DiffusionConfig(LossOptions):
+    r"""Configuration of :class:`~fdpo.diffusion.DiffusionTrainer`.
+
+    The loss of a pair is a mix, with :math:`e` the mean squared errors (mean over timesteps) and
+    :math:`\hat\ell` the log-ratios of :mod:`fdpo.diffusion.processes`,
+
+    .. math:: w_\text{dpo} L(\hat\ell_w, \hat\ell_l) + w_\text{sft} e_w
+        + w_\text{neg} (e_w - \min(e_l, b\,e_l^\text{ref})).
+
+    Arguments:
+        method: Which term weighs 1 and which 0, where no weight is given.
+        dpo_weight: :math:`w_\text{dpo}`, the f-DPO loss.
+        sft_weight: :math:`w_\text{sft}`, the winner's error.
+        negative_sft_weight: :math:`w_\text{neg}`, the winner's error less the loser's.
+        negative_sft_bound: :math:`b`: a loser's error counts up to :math:`b` reference errors.
+        kappa: :math:`\kappa`, nats per unit of error; 400 by default.
+        true_weight: Whether :math:`\kappa` is :math:`D\,T w_t`, as in the path's likelihood.
+        max_kappa: The largest :math:`\kappa` of ``true_weight``.
+        timesteps_per_pair: Draws of time and noise per pair, averaged inside :math:`\hat\ell`.
+    """
+
+    beta: float = field(
+        default=1.0, metadata={"help": "strength of the reference: the reward is beta * link"}
+    )
+    method: Literal["dpo", "sft", "negative_sft"] = field(
+        default="dpo", metadata={"help": "the term that weighs 1 where no weight is given"}
+    )
+    dpo_weight: float | None = field(default=None, metadata={"help": "weight of the f-DPO loss"})
+    sft_weight: float | None = field(
+        default=None, metadata={"help": "weight of the winner's squared error"}
+    )
+    negative_sft_weight: float | None = field(
+        default=None, metadata={"help": "weight of the winner's error less the loser's"}
+    )
+    negative_sft_bound: float = field(
+        default=2.0, metadata={"help": "a loser's error counts up to so many times the reference's"}
+    )
+    kappa: float | None = field(
+        default=None, metadata={"help": f"nats per unit of squared error; default: {KAPPA:g}"}
+    )
+    true_weight: bool = field(
+        default=False, metadata={"help": "kappa is the error's weight in the path's likelihood"}
+    )
+    max_kappa: float = field(
+        default=10_000.0, metadata={"help": "true_weight: the largest kappa, nats"}
+    )
+    timesteps_per_pair: int = field(
+        default=1, metadata={"help": "draws of time and noise for a pair"}
+    )
+    output_dir: str | None = field(default=None, metadata={"help": "run folder"})
+    max_train_steps: int = field(default=200, metadata={"help": "updates"})
+    train_batch_size: int = field(default=32, metadata={"help": "pairs per process"})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "batches of an update"})
+    learning_rate: float = field(default=1e-4, metadata={"help": "peak learning rate of AdamW"})
+    lr_scheduler: str = field(
+        default="constant_with_warmup",
+        metadata={"help": ", ".join(kind.value for kind in SchedulerType)},
+    )
+    lr_warmup_steps: int = field(default=10, metadata={"help": "updates"})
+    adam_beta1: float = field(default=0.9, metadata={"help": "of AdamW"})
+    adam_beta2: float = field(default=0.999, metadata={"help": "of AdamW"})
+    adam_weight_decay: float = field(default=0.0, metadata={"help": "of AdamW"})
+    adam_epsilon: float = field(default=1e-8, metadata={"help": "of AdamW"})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "largest norm of a gradient"})
+    use_ema: bool = field(default=False, metadata={"help": "keep the weights' moving average"})
+    ema_decay: float = field(default=0.999, metadata={"help": "of the moving average, per update"})
+    rank: int = field(default=0, metadata={"help": "of LoRA; 0: train all weights"})
+    lora_alpha: float | None = field(
+        default=None, metadata={"help": "LoRA's scale times its rank; default: the rank"}
+    )
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: "conv1 conv2 to_q to_k to_v to_out.0".split(),
+        metadata={"help": "layers with an adapter"},
+    )
+    mixed_precision: Literal["no", "fp16", "bf16"] = field(
+        default="no", metadata={"help": "dtype of the forward pass"}
+    )
+    gradient_checkpointing: bool = field(
+        default=False, metadata={"help": "recompute activations to save memory"}
+    )
+    use_cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
+    dataloader_num_workers: int = field(default=0, metadata={"help": "processes that load pairs"})
+    checkpointing_steps: int = field(default=100, metadata={"help": "updates between checkpoints"})
+    checkpoints_total_limit: int = field(default=1, metadata={"help": "checkpoints to keep"})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "a checkpoint's folder, or last"}
+    )
+    logging_steps: int = field(default=10, metadata={"help": "updates between rows of the log"})
+    report_to: str = field(default="none", metadata={"help": "none, wandb, tensorboard …"})
+    seed: int = field(default=0, metadata={"help": "of the order of pairs, times and noise"})
+
+    def __post_init__(self) -> None:
+        self.check_loss()
+        if self.true_weight and self.kappa is not None:
+            raise ValueError("--kappa has no effect with --true_weight, which sets it")
+        if self.kappa is None:
+            self.kappa = KAPPA
+        above_0 = (
+            "kappa", "max_kappa", "timesteps_per_pair", "max_train_steps", "train_batch_size",
+            "gradient_accumulation_steps", "learning_rate", "max_grad_norm",
+            "negative_sft_bound", "checkpointing_steps", "checkpoints_total_limit", "logging_steps",
+        )  # fmt: skip
+        for name in above_0:
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"--{name} must be finite and above 0, got {getattr(self, name)}")
+        weights = self.weights()
+        if not all(0 <= weight < math.inf for weight in weights) or not sum(weights):
+            raise ValueError(
+                "--dpo_weight, --sft_weight and --negative_sft_weight must be finite, at least 0, "
+                f"and not all 0; got {', '.join(map(str, weights))}"
+            )
+        if self.rank < 0:
+            raise ValueError(f"--rank must be at least 0, got {self.rank}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"--ema_decay must lie in [0, 1), got {self.ema_decay}")
+
+    def weights(self) -> tuple[float, float, float]:
+        """Returns the weights of the f-DPO loss, the winner's error and the difference."""
+        given = (self.dpo_weight, self.sft_weight, self.negative_sft_weight)
+        dpo, sft, negative = (
+            float(self.method == name) if weight is None else weight
+            for name, weight in zip(METHODS, given, strict=True)
+        )
+        return dpo, sft, negative

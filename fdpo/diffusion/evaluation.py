@@ -1,0 +1,156 @@
+"""What an image model makes, measured: the share of a digit, of what is none, variety, path KL."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fdpo.diffusion.digits import DIGITS, DigitClassifier, Judged, judge, recall
+from fdpo.diffusion.models import predictor, shape_of
+from fdpo.diffusion.processes import Process, errors
+
+HELD_OUT_SEED = 1_000_003  # of the noise that models are compared on; no training uses it
+
+
+@torch.no_grad()
+def sample_pictures(
+    model: nn.Module,
+    process: Process,
+    n: int,
+    *,
+    steps: int = 40,
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: str = "",
+) -> Tensor:
+    """Samples n pictures, with shape (n, C, H, W); the same seed means the same noise."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(n, *shape_of(model), generator=generator)
+    device = next(model.parameters()).device
+    model.eval()
+    parts = noise.split(batch_size)
+    return torch.cat(
+        [
+            process.sample(
+                predictor(model),
+                part.to(device),
+                steps,
+                progress and f"{progress} ({i * batch_size} of {n})",
+            ).cpu()
+            for i, part in enumerate(parts)
+        ]
+    )
+
+
+@torch.no_grad()
+def held_out_loss(model: nn.Module, process: Process, pictures: Tensor, seed: int = 0) -> float:
+    """Returns the mean squared error of the target over pictures, one draw of each."""
+    generator = torch.Generator().manual_seed(seed)
+    total, device = 0.0, next(model.parameters()).device
+    for batch in pictures.split(256):
+        times = process.draw_times(len(batch), generator).to(device)
+        noise = torch.randn(batch.shape, generator=generator).to(device)
+        x = batch.to(device)
+        prediction = predictor(model)(process.noised(x, noise, times), process.model_times(times))
+        total += errors(prediction, process.target(x, noise, times)).sum().item()
+    return total / len(pictures)
+
+
+@torch.no_grad()
+def path_kl(
+    policy: nn.Module,
+    reference: nn.Module,
+    process: Process,
+    pictures: Tensor,
+    *,
+    draws: int = 4,
+    seed: int = 0,
+) -> tuple[float, float]:
+    r"""Estimates the KL divergence of the policy's paths from the reference's, in nats.
+
+    :math:`D\,E_t[T w_t\, \tfrac{1}{D}\lVert \text{policy} - \text{reference}\rVert^2]` at noised
+    samples of the policy, which bounds the KL divergence of its pictures from above (up to the
+    difference between its reverse paths and its noised samples). Returns the mean over pictures and
+    its standard error.
+
+    Arguments:
+        policy: The policy.
+        reference: The reference.
+        process: Their noising process.
+        pictures: Samples of the policy, with shape (N, C, H, W).
+        draws: Times for each picture, one from each of as many equal parts of the time's range.
+        seed: The seed of times and noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    dims, sums = pictures[0].numel(), torch.zeros(len(pictures))
+    # Stratified: the i-th draws of all pictures, sorted, would cover the whole range.
+    times = process.draw_times(draws * len(pictures), generator).sort().values
+    times = times.view(draws, len(pictures))
+    for part in times:
+        order = torch.randperm(len(pictures), generator=generator)
+        noise = torch.randn(pictures.shape, generator=generator)
+        t = part[order]
+        x_t, asked = process.noised(pictures, noise, t), process.model_times(t)
+        for i in torch.arange(len(pictures)).split(256):
+            gap = predictor(policy)(x_t[i], asked[i]) - predictor(reference)(x_t[i], asked[i])
+            squares = gap.float().square().flatten(1).mean(1)
+            sums[i] += dims * process.path_weights(t[i]) * squares
+    each = sums / draws
+    return each.mean().item(), each.std().item() / math.sqrt(len(each))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a model's samples show.
+
+    Attributes:
+        pictures: The samples, with shape (N, 1, 28, 28).
+        judged: What the classifier says of them.
+    """
+
+    pictures: Tensor
+    judged: Judged
+
+    @property
+    def histogram(self) -> Tensor:
+        """Shares of the ten digits, in distribution, and of the rest, with shape (11)."""
+        shares = [self.judged.shows(digit).double().mean() for digit in range(DIGITS)]
+        return torch.stack([*shares, 1 - self.judged.genuine.double().mean()])
+
+    @property
+    def histogram_errors(self) -> Tensor:
+        """The binomial standard errors of the histogram, with shape (11)."""
+        shares = self.histogram
+        return (shares * (1 - shares) / len(self.pictures)).sqrt()
+
+    def variety(self, digit: int, real: Tensor) -> float:
+        """The recall of real pictures of a digit, given by features, by samples that show it."""
+        return recall(real, self.judged.features[self.judged.shows(digit)])
+
+    def metrics(self, target: int) -> dict[str, float]:
+        """The share of a digit and of what is out of distribution, with standard errors."""
+        shares, errors = self.histogram, self.histogram_errors
+        return {
+            "share": shares[target].item(),
+            "share_se": errors[target].item(),
+            "out_of_distribution": shares[-1].item(),
+            "out_of_distribution_se": errors[-1].item(),
+        }
+
+
+def report(
+    model: nn.Module,
+    process: Process,
+    classifier: DigitClassifier,
+    n: int,
+    *,
+    steps: int = 40,
+    seed: int = HELD_OUT_SEED,
+    progress: str = "",
+) -> Report:
+    """Samples n pictures and judges them."""
+    pictures = sample_pictures(model, process, n, steps=steps, seed=seed, progress=progress)
+    return Report(pictures, judge(classifier, pictures))

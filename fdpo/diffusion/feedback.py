@@ -1,0 +1,123 @@
+"""Preference data from an image model's own samples and a scorer.
+
+Samples are written as PNG files and scored from there; groups of them are ranked like any others
+(:mod:`fdpo.preferences`), with a path for a completion. A part of the samples is a function of the
+seed and the part's number alone: an interrupted job goes on with those that are missing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fdpo.diffusion.digits import DIGITS, DigitClassifier, judge
+from fdpo.diffusion.evaluation import sample_pictures
+from fdpo.diffusion.pictures import Shape, read_picture, write_picture
+from fdpo.diffusion.processes import Process
+from fdpo.preference_sets import write_dataset
+from fdpo.preferences import Group
+from fdpo.processes import processes
+from fdpo.scorers import Scorer
+from fdpo.seeds import derived_seed
+
+ROOT = Path(__file__).resolve().parents[2]
+PART = 256  # pictures sampled at a time
+
+
+@dataclass
+class PictureArguments:
+    """Pictures and scorer."""
+
+    model: str = field(
+        default=str(ROOT / "pretrained/mnist-ddpm"),
+        metadata={"help": "what makes the pictures: hub id or folder"},
+    )
+    num_groups: int = field(default=64, metadata={"help": "groups of pictures"})
+    completions: int = field(default=32, metadata={"help": "pictures of a group"})
+    sampling_steps: int = field(default=40, metadata={"help": "evaluations of the model a picture"})
+    scorer: str | None = field(
+        default=None,
+        metadata={"help": "package.module:function of (prompts, paths); default: --target's odds"},
+    )
+    target: int = field(default=2, metadata={"help": "the digit that counts"})
+    classifier: str = field(
+        default=str(ROOT / "pretrained/mnist-classifier"), metadata={"help": "of digits: folder"}
+    )
+
+    def __post_init__(self) -> None:
+        for name, least in {"num_groups": 1, "completions": 2, "sampling_steps": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        require_digit(self.target)
+
+
+def require_digit(target: int) -> None:
+    """Raises ``ValueError`` if this is no digit."""
+    if not 0 <= target < DIGITS:
+        raise ValueError(f"--target must be a digit from 0 to 9, got {target}")
+
+
+def digit_scorer(classifier: DigitClassifier, digit: int, shape: Shape) -> Scorer:
+    """Returns a scorer of picture files: the log-odds that they show a digit."""
+
+    def score(prompts: Sequence[str], paths: Sequence[str]) -> list[float]:
+        pictures = torch.stack([read_picture(path, shape) for path in paths])
+        return judge(classifier, pictures).scores(digit).tolist()
+
+    return score
+
+
+def write_samples(
+    folder: Path, model: nn.Module, process: Process, n: int, *, steps: int, seed: int
+) -> list[str]:
+    """Samples n pictures into ``folder / "pictures"``; returns their paths within the folder.
+
+    Processes that a launcher started share the parts between them.
+    """
+    paths = [f"pictures/{i:06}.png" for i in range(n)]
+    state = processes()
+    for part in range(0, n, PART)[state.process_index :: state.num_processes]:
+        names = paths[part : part + PART]
+        if (folder / names[-1]).exists():  # written last
+            continue
+        pictures = sample_pictures(
+            model, process, len(names), steps=steps, seed=derived_seed(seed, part),
+            progress=f"sampling pictures {part} to {part + len(names)} of {n}",
+        )  # fmt: skip
+        for name, picture in zip(names, pictures, strict=True):
+            write_picture(folder / name, picture)
+    state.wait_for_everyone()
+    return paths
+
+
+def make_dataset(
+    folder: Path,
+    model: nn.Module,
+    process: Process,
+    scorer: Scorer,
+    own: PictureArguments,
+    *,
+    seed: int,
+    facts: Mapping[str, object],
+    **ranking: Any,
+) -> Counter[str]:
+    """Samples, scores and pairs, into a folder that ``fdpo.diffusion`` trains on."""
+    n = own.num_groups * own.completions
+    paths = write_samples(folder, model, process, n, steps=own.sampling_steps, seed=seed)
+    if not processes().is_main_process:
+        return Counter()
+    groups = []
+    for first in range(0, n, own.completions):
+        members = paths[first : first + own.completions]
+        scores = scorer([""] * len(members), [str(folder / path) for path in members])
+        groups.append(Group("", members, scores, [False] * len(members)))
+    return write_dataset(
+        folder, groups, facts=facts, test_size=0.0, seed=seed,
+        task="unconditional-image-generation", **ranking,
+    )  # fmt: skip

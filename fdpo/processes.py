@@ -1,0 +1,41 @@
+"""The processes that a launcher (``torchrun``, ``accelerate launch``) started, or the only one."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+
+def processes() -> PartialState:
+    """Accelerate's state of this process, its number, device and barriers.
+
+    Without an accelerator several processes talk by gloo, which has to be asked for: otherwise each
+    believes to be alone. A barrier waits up to a day, for processes may be done hours apart.
+    """
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
+
+
+# What torchrun and accelerate tell the processes that they start.
+_LAUNCHER = re.compile("(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_|TORCHELASTIC_|ACCELERATE_")
+
+
+def run_first(command: Sequence[str], made: Path) -> None:
+    """Runs a program that makes a file, unless it is there: once, whatever launched this process.
+
+    The first process runs it, as a single process; the others wait. Ends this one if it fails.
+    """
+    with processes().main_process_first():
+        if not made.exists():
+            print("making preference data first:", shlex.join(command), flush=True)
+            alone = {k: v for k, v in os.environ.items() if not _LAUNCHER.match(k)}
+            if code := subprocess.run(command, env=alone, check=False).returncode:
+                sys.exit(code)
