@@ -1,8 +1,11 @@
 """Trains a causal language model on reviews: from scratch with its own tokenizer, or from another.
 
-The model of ``pretrained/imdb-gpt2`` (84 minutes on two shared cores):
+The model of ``pretrained/imdb-gpt2``, two epochs and then three more (its card has the times):
 
     python train_dpo/sft.py --config train_dpo/configs/pretrain_imdb.yaml --dataset FILE.jsonl.gz
+    python train_dpo/sft.py --config train_dpo/configs/pretrain_imdb.yaml --dataset FILE.jsonl.gz \\
+        --model runs/imdb-gpt2 --learning_rate 2e-3 --num_train_epochs 3 --seed 1 \\
+        --output_dir runs/imdb-gpt2-more --export pretrained/imdb-gpt2
 
 Fine-tuning a GPT-2 from the hub or a folder on the same text:
 

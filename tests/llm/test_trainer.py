@@ -338,41 +338,6 @@ def test_a_loss_that_is_not_finite_names_step_and_pair(
         trainer.train()
 
 
-REFUSED = [
-    ({"f_divergence_type": "js_divergence"}, "--f_divergence_type 'js_divergence'.*--loss.*jsd"),
-    ({"f_alpha_divergence_coef": 0.3}, "--f_alpha_divergence_coef.*--alpha"),
-    ({"loss_type": ["ipo"]}, "--loss_type.*--loss"),
-    ({"loss_type": ["sigmoid_norm"]}, "--loss_type.*--loss"),
-    ({"ld_alpha": 0.5}, "--ld_alpha"),
-    ({"use_weighting": True}, "--use_weighting"),
-    ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor.*--label_smoothing"),
-    ({"remove_unused_columns": True}, "--remove_unused_columns"),
-    ({"loss": "kl"}, "reverse_kl"),
-    ({"loss": "jsd", "alpha": 0.5}, "alpha"),
-    ({"loss": "alpha", "alpha": math.nan}, "alpha"),
-    ({"loss": "alpha", "alpha": math.inf}, "alpha"),
-    ({"beta": 0.0}, "--beta.*above 0"),
-    ({"beta": math.nan}, "--beta"),
-    ({"preference": "ranked"}, "--preference 'ranked'.*hinge"),
-    ({"sft_weight": -1.0}, "--sft_weight"),
-    ({"label_smoothing": 0.5}, "--label_smoothing"),
-    ({"tail": 0.0}, "--tail"),
-]
-
-
-@pytest.mark.parametrize(("options", "message"), REFUSED, ids=lambda v: str(v)[:40])
-def test_refused_at_start(tmp_path: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message) as error:
-        FDPOConfig(output_dir=str(tmp_path), **options)
-    assert "\n" not in str(error.value)
-
-
-def test_defaults_run_bare_on_a_cpu(tmp_path: Path) -> None:
-    args = FDPOConfig(output_dir=str(tmp_path), use_cpu=True)
-    assert (args.bf16, args.gradient_checkpointing, args.device.type) == (False, False, "cpu")
-    assert args.beta == 0.1 and args.tail == 10.0 and not args.match_curvature
-
-
 def test_model_card_names_divergence_strength_and_data(
     folder: Path, pairs: Dataset, tmp_path: Path
 ) -> None:
