@@ -24,7 +24,7 @@ from fdpo import arguments, runs
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = Path("runs/losses-on-imdb")
-STRENGTH = ("beta", "learning_rate", "match_curvature", "sft_weight", "loser_gradient")
+STRENGTH = ("beta", "learning_rate", "match_curvature", "tail", "sft_weight", "loser_gradient")
 REWARD, VADER = "imdb-sentiment", "vader"
 
 
@@ -40,6 +40,7 @@ class Arguments:
     beta: float = field(default=0.1, metadata={"help": "beta of every loss"})
     learning_rate: float = field(default=3e-4, metadata={"help": "learning rate of every loss"})
     match_curvature: bool = field(default=False, metadata={"help": "divide links by f''(1)"})
+    tail: float = field(default=2.0, metadata={"help": "log of the slope factor where links turn"})
     sft_weight: float = field(default=0.0, metadata={"help": "weight of the chosen's likelihood"})
     loser_gradient: float = field(default=1.0, metadata={"help": "share of the rejected's"})
     num_prompts: int = field(default=1000, metadata={"help": "openings to make pairs of"})

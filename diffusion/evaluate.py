@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fdpo import arguments, runs
 from fdpo.diffusion.comparison import compare, table
-from fdpo.diffusion.digits import load_classifier
+from fdpo.diffusion.digits import load_classifier, require_size
 from fdpo.diffusion.feedback import require_digit
 from fdpo.diffusion.models import load, shape_of
 from fdpo.processes import processes
@@ -55,6 +55,7 @@ def main() -> None:
         if type(process) is not type(other) or shape_of(policy) != shape_of(base):
             raise ValueError(f"--model {own.model} and --reference {own.reference} do not match")
         load_classifier(own.classifier)
+        require_size(shape_of(policy), own.classifier)
         folder = runs.prepare(own.output_dir, arguments.resolved(own), overwrite=True)
     metrics = compare(
         policy, base, process, folder, classifier=own.classifier, target=own.target,

@@ -20,7 +20,7 @@ from torch import nn
 from fdpo import arguments, runs
 from fdpo.diffusion import DiffusionConfig, DiffusionTrainer, Flow, PicturePairs
 from fdpo.diffusion.comparison import compare, table
-from fdpo.diffusion.digits import load_classifier
+from fdpo.diffusion.digits import load_classifier, require_size
 from fdpo.diffusion.feedback import require_digit
 from fdpo.diffusion.models import load, save, shape_of
 from fdpo.diffusion.pictures import load_mnist, load_small_digits, read_pair_folder, target_pairs
@@ -121,6 +121,7 @@ def main() -> None:
         elif own.flow_times != "uniform":
             raise ValueError(f"--flow_times has no effect: {own.model} is no flow model")
         load_classifier(own.classifier)
+        require_size(shape_of(model), own.classifier)
         pairs = load_pairs(own, model, training.seed)
         base = copy.deepcopy(model)
         trainer = DiffusionTrainer(model, process, pairs, training)

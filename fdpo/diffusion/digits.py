@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
 DIGITS = 10
+SHAPE = (1, 28, 28)
 REAL = "real_features.safetensors"
 NONE = DIGITS
 
@@ -101,6 +102,13 @@ def load_classifier(name: str | Path, device: torch.device | str = "cpu") -> Dig
     if not (Path(name) / "config.json").exists():
         raise ValueError(f"classifier {name}: no such folder, or no config.json in it")
     return DigitClassifier.from_pretrained(name).float().to(device).eval()
+
+
+def require_size(shape: tuple[int, int, int], name: str | Path) -> None:
+    """Raises ``ValueError`` if a model's pictures are not of the size that is judged here."""
+    if shape != SHAPE:
+        found, wanted = (" x ".join(map(str, size)) for size in (shape, SHAPE))
+        raise ValueError(f"classifier {name} judges {wanted} pictures, the model makes {found}")
 
 
 def save_real_features(folder: str | Path, judged: Judged, labels: Tensor) -> None:

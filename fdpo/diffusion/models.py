@@ -37,6 +37,8 @@ class PixelUNet(ModelMixin, ConfigMixin):
         norm_num_groups: Groups of its group norms; divides all channels.
     """
 
+    _supports_gradient_checkpointing = True
+
     @register_to_config
     def __init__(
         self,

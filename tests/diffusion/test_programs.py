@@ -1,0 +1,250 @@
+"""The image programs as their users meet them, on a tiny model, and every wrong input."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from fdpo.diffusion import DDPM, Flow, PixelUNet
+from fdpo.diffusion.digits import DigitClassifier, judge, save_real_features
+from fdpo.diffusion.models import load, save
+from fdpo.preferences import read_groups, read_pairs
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., None]
+
+
+def program(path: str) -> ModuleType:
+    name = path.replace("/", "_").removesuffix(".py")
+    spec = importlib.util.spec_from_file_location(name, ROOT / path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a program in a folder with the tiny models ddpm, flow and classifier."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    for name, process in (("ddpm", DDPM()), ("flow", Flow())):
+        save(PixelUNet(block_out_channels=(8, 16), norm_num_groups=4), process, name, half=True)
+    classifier = DigitClassifier(width=4, features=8, threshold=1.0)
+    classifier.save_pretrained("classifier")
+    pictures = torch.rand(40, 1, 28, 28) * 2 - 1
+    save_real_features("classifier", judge(classifier, pictures), torch.arange(40) % 10)
+
+    def command(path: str, *options: object) -> None:
+        monkeypatch.setattr(sys, "argv", [Path(path).name, *map(str, options)])
+        program(path).main()
+
+    return command
+
+
+SMALL = (
+    "--classifier", "classifier", "--eval_samples", 12, "--sampling_steps", 2,
+    "--max_train_steps", 3, "--train_batch_size", 2, "--use_cpu",
+)  # fmt: skip
+MAKE = (
+    "--modality", "image", "--model", "ddpm", "--classifier", "classifier", "--num_groups", 3,
+    "--completions", 4, "--sampling_steps", 2,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["ddpm", "flow"])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_from_pictures_to_a_run_folder(run: Run, tmp_path: Path, model: str, rank: int) -> None:
+    run("dataset/main.py", *MAKE, "--output_dir", "pairs")
+    run(
+        "diffusion/train.py", "--model", model, "--data", "pairs", "--loss", "alpha", "--alpha",
+        0.5, "--rank", rank, *SMALL, "--output_dir", "out",
+    )  # fmt: skip
+    out = tmp_path / "out"
+    metrics = json.loads((out / "metrics.json").read_text())
+    names = {"share", "out_of_distribution", "path_kl"}
+    assert names | {f"{name}_se" for name in names} | {"variety", "base_variety"} <= metrics.keys()
+    assert {"log_ratio_chosen_q50", "log_ratio_rejected_q95", "train_seconds"} <= metrics.keys()
+    assert all(math.isfinite(value) for value in metrics.values()) and metrics["steps"] == 3
+    assert json.loads((out / "run.json").read_text())["options"]["alpha"] == 0.5
+    for name in ("samples.png", "histogram.png"):
+        assert Image.open(out / name).size[0] > 500
+    policy, process = load(str(out))
+    base, same = load(model)
+    assert type(process) is type(same) and type(policy) is type(base)
+    moved = {
+        name
+        for name, value in policy.state_dict().items()
+        if (value != base.state_dict()[name]).any()
+    }
+    assert moved and (not rank or all("conv" in name or "attentions" in name for name in moved))
+    run(
+        "diffusion/sample.py",
+        "--model",
+        "out",
+        "--samples",
+        4,
+        "--columns",
+        2,
+        "--sampling_steps",
+        2,
+    )
+    assert Image.open("samples.png").size == (62, 62)
+    run(
+        "diffusion/sample.py",
+        "--model",
+        "out",
+        "--samples",
+        2,
+        "--sampling_steps",
+        2,
+        "--output",
+        "single",
+    )
+    assert len(list(Path("single").glob("*.png"))) == 2
+    run(
+        "diffusion/evaluate.py", "--model", "out", "--reference", model, "--classifier",
+        "classifier", "--eval_samples", 12, "--sampling_steps", 2, "--output_dir", "again",
+    )  # fmt: skip
+    again = json.loads(Path("again/metrics.json").read_text())
+    assert again["share"] == metrics["share"] and again["base_share"] == metrics["base_share"]
+
+
+def test_picture_sets_rank_what_was_sampled(run: Run, tmp_path: Path) -> None:
+    run("dataset/main.py", *MAKE, "--output_dir", "pairs", "--rule", "best_worst", "--target", 7)
+    groups = read_groups("pairs/groups.jsonl")
+    assert len(groups) == 3 and all(len(group.completions) == 4 for group in groups)
+    pairs = read_pairs("pairs/train.jsonl")
+    for group, pair in zip(groups, pairs, strict=True):
+        assert pair.chosen == group.completions[group.scores.index(max(group.scores))]
+        assert pair.chosen_score == max(group.scores) and pair.rejected_score == min(group.scores)
+        assert all((tmp_path / "pairs" / path).exists() for path in group.completions)
+    assert "unconditional-image-generation" in Path("pairs/README.md").read_text()
+    before = {path.name: path.read_bytes() for path in Path("pairs/pictures").iterdir()}
+    Path("pairs/README.md").unlink()  # as if it had been interrupted
+    Path("pairs/pictures/000011.png").unlink()
+    run("dataset/main.py", *MAKE, "--output_dir", "pairs", "--rule", "best_worst", "--target", 7)
+    assert before == {path.name: path.read_bytes() for path in Path("pairs/pictures").iterdir()}
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(run: Run) -> None:
+    run("dataset/main.py", *MAKE, "--output_dir", "pairs")
+    options = (
+        "--model", "ddpm", "--data", "pairs", *SMALL, "--eval_samples", 0,
+        "--checkpointing_steps", 2, "--max_train_steps", 4, "--checkpoints_total_limit", 2,
+    )  # fmt: skip
+    run("diffusion/train.py", *options, "--output_dir", "whole")
+    run("diffusion/train.py", *options, "--output_dir", "parted")
+    for name in ("metrics.json", "checkpoint-4/trainer_state.json"):
+        Path("parted", name).unlink()
+    run(
+        "diffusion/train.py", *options, "--output_dir", "parted", "--resume_from_checkpoint", "last"
+    )
+    whole, parted = (
+        load_file(f"{name}/diffusion_pytorch_model.safetensors") for name in ("whole", "parted")
+    )
+    assert all(torch.equal(whole[name], parted[name]) for name in whole)
+
+
+def test_digits_of_scikit_learn_and_of_mnist_are_pairs(run: Run, data_dir: Path) -> None:
+    for name, options in (
+        ("digits", ("--data", "digits")),
+        ("mnist", ("--data", "mnist", "--data_root", data_dir / "mnist")),
+    ):
+        run(
+            "diffusion/train.py", "--model", "flow", *options, "--flow_times", "logit_normal",
+            "--method", "negative_sft", "--target", 4, *SMALL, "--eval_samples", 0,
+            "--output_dir", name,
+        )  # fmt: skip
+        assert json.loads(Path(name, "metrics.json").read_text())["steps"] == 3
+
+
+WRONG = [
+    (("--target", 10), "--target must be a digit from 0 to 9, got 10"),
+    (("--kappa", 0), "--kappa must be finite and above 0"),
+    (("--beta", -1), "--beta must be a finite number above 0"),
+    (("--loss", "kl"), "no loss 'kl'; there are sigmoid"),
+    (("--data", "mnist"), "--data mnist needs --data_root DIR"),
+    (("--data", "mnist", "--data_root", "nowhere"), "--data_root nowhere: no MNIST there"),
+    (("--data", "digits", "--data_root", "x"), "--data_root has no effect without --data mnist"),
+    (("--data", "nowhere"), "nowhere: no such folder"),
+    (("--data", "wide"), "chosen/0.png: has 32 x 32 pixels, the model 28 x 28"),
+    (("--data", "odd"), "2 pictures in chosen/, 1 in rejected/"),
+    (("--data", "torn"), "chosen/0.png: cannot be read as a picture"),
+    (("--data", "mnist", "--data_root", "torn"), "train-images-idx3-ubyte.gz: not a gzip file"),
+    (("--model", "./nowhere"), "model ./nowhere: no such folder"),
+    (("--model", "bare"), "model bare: no weights in this folder"),
+    (("--model", "large", "--data", "digits"), "classifier classifier judges 1 x 28 x 28"),
+    (("--classifier", "nowhere"), "classifier nowhere: no such folder"),
+    (("--flow_times", "logit_normal"), "--flow_times has no effect: ddpm is no flow model"),
+    (("--resume_from_checkpoint", "last"), "--resume_from_checkpoint last"),
+    (("--rank", 2, "--lora_target_modules", "nowhere"), "--lora_target_modules"),
+]
+
+
+def wrong_folders() -> None:
+    from fdpo.diffusion.pictures import write_picture
+
+    for folder, side, names, size in [
+        ("good", "chosen", "01", 28), ("good", "rejected", "01", 28),
+        ("wide", "chosen", "0", 32), ("wide", "rejected", "0", 32),
+        ("odd", "chosen", "01", 28), ("odd", "rejected", "0", 28),
+        ("torn", "chosen", "0", 28), ("torn", "rejected", "0", 28),
+    ]:  # fmt: skip
+        for name in names:
+            write_picture(f"{folder}/{side}/{name}.png", torch.zeros(1, size, size))
+    for name in ("chosen/0.png", "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"):
+        Path("torn", name).write_bytes(b"torn")
+    save(PixelUNet(32, block_out_channels=(8, 16), norm_num_groups=4), DDPM(), "large")
+    Path("bare").mkdir()
+    Path("bare/config.json").write_text(Path("ddpm/config.json").read_text())
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG, ids=lambda value: str(value)[:40])
+def test_wrong_input_is_one_line_and_leaves_nothing(
+    run: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[object, ...],
+    message: str,
+) -> None:
+    def offline(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST", offline)
+    wrong_folders()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run("diffusion/train.py", "--model", "ddpm", "--data", "good", *SMALL, *options)
+    lines = [line for line in capsys.readouterr().err.splitlines() if ": error: " in line]
+    assert stop.value.code == 2 and len(lines) == 1 and re.search(message, lines[0]), lines
+    assert not (tmp_path / "runs").exists()
+
+
+def test_options_of_text_and_pictures_do_not_mix(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "preset.yaml").write_text("modality: image\n")
+    for options, message in [
+        (("--modality", "image", "--prompts", "a.txt"), "unknown option --prompts"),
+        (("--config", "preset.yaml"), "modality belongs on the command line"),
+        ((*MAKE, "--test_size", 0.2), "test_size has no effect"),
+        ((*MAKE, "--target", 11), "--target must be a digit"),
+        ((*MAKE, "--completions", 1), "completions must be at least 2"),
+    ]:
+        with pytest.raises(SystemExit):
+            run("dataset/main.py", *options)
+        assert message in capsys.readouterr().err
