@@ -25,6 +25,10 @@ from fdpo import arguments, runs
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = Path("runs/losses-on-imdb")
 STRENGTH = ("beta", "learning_rate", "match_curvature", "tail", "sft_weight", "loser_gradient")
+COLUMNS = (
+    "loss", "reward (base sd)", "KL (nats)", "JS (nats)", "distinct-2 / base", "VADER",
+    "entropy (nats)", "in tail", "goals",
+)  # fmt: skip
 REWARD, VADER = "imdb-sentiment", "vader"
 
 
@@ -41,7 +45,7 @@ class Arguments:
     learning_rate: float = field(default=3e-4, metadata={"help": "learning rate of every loss"})
     match_curvature: bool = field(default=False, metadata={"help": "divide links by f''(1)"})
     tail: float = field(default=2.0, metadata={"help": "log of the slope factor where links turn"})
-    sft_weight: float = field(default=0.0, metadata={"help": "weight of the chosen's likelihood"})
+    sft_weight: float = field(default=1.0, metadata={"help": "weight of the chosen's likelihood"})
     loser_gradient: float = field(default=1.0, metadata={"help": "share of the rejected's"})
     num_prompts: int = field(default=1000, metadata={"help": "openings to make pairs of"})
     rule: str = field(default="best_worst", metadata={"help": "completions that meet in a pair"})
@@ -85,13 +89,14 @@ def train(loss: str, seed: int, own: Arguments) -> dict[str, float]:
         f"{loss} seed {seed}: reward {metrics[REWARD]:.3f}, KL {metrics['reverse_kl']:.2f}",
         flush=True,
     )
-    return {"loss": loss, "seed": seed, **metrics}
+    log = [json.loads(line) for line in (folder / "log.jsonl").open()]
+    tails = [row["tail_fraction"] for row in log if "tail_fraction" in row]
+    return {"loss": loss, "seed": seed, "tail_fraction": mean(tails), **metrics}
 
 
 def summary(rows: list[dict[str, float]]) -> str:
     """Returns the table: changes from the base to the policy, with standard errors over seeds."""
-    names = "loss|reward (base sd)|KL (nats)|JS (nats)|distinct-2 / base|VADER|entropy (nats)|goals"
-    lines = [f"| {names.replace('|', ' | ')} |", "|---" * 8 + "|"]
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     for loss in dict.fromkeys(row["loss"] for row in rows):
         mine = [row for row in rows if row["loss"] == loss]
         gain = [(r[REWARD] - r[f"base_{REWARD}"]) / r[f"base_{REWARD}_sd"] for r in mine]
@@ -99,6 +104,7 @@ def summary(rows: list[dict[str, float]]) -> str:
         vader = [r[VADER] - r[f"base_{VADER}"] for r in mine]
         kl, js = [r["reverse_kl"] for r in mine], [r["js"] for r in mine]
         entropy = [r["entropy"] - r["base_entropy"] for r in mine]
+        tail = [r["tail_fraction"] for r in mine]
         goals = {
             "reward": mean(gain) >= 0.5,
             "KL": mean(kl) <= 20,
@@ -106,7 +112,7 @@ def summary(rows: list[dict[str, float]]) -> str:
             "VADER": mean(vader) > 0,
         }
         missed = [name for name, met in goals.items() if not met]
-        cells = [cell(values) for values in (gain, kl, js, distinct, vader, entropy)]
+        cells = [cell(values) for values in (gain, kl, js, distinct, vader, entropy, tail)]
         verdict = f"misses {', '.join(missed)}" if missed else "all met"
         lines.append(f"| {loss} | {' | '.join(cells)} | {verdict} |")
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from peft import LoraConfig, get_peft_model
@@ -63,7 +63,7 @@ class DiffusionTrainer:
         predict: How the model is called.
 
     Raises:
-        ValueError: If there are fewer pairs than an update takes.
+        ValueError: If there are no pairs, or no layers for an adapter.
         FloatingPointError: If a loss is not finite, naming step and pair.
     """
 
@@ -78,14 +78,12 @@ class DiffusionTrainer:
         self.config, self.process, self.predict = config, process, predict
         self.divergence, self.preference = config.resolve()
         self.weights = config.weights()
-        # Every process sees the whole graph in every step: nothing is unused.
         self.accelerator = Accelerator(
             cpu=config.use_cpu,
             mixed_precision=config.mixed_precision,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             log_with=None if config.report_to == "none" else config.report_to,
             project_dir=config.output_dir,
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         set_seed(config.seed)
         self.drawn = DrawnPairs(pairs, process, config.timesteps_per_pair, config.seed)
