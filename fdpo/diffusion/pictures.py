@@ -102,7 +102,7 @@ def _idx(path: Path) -> np.ndarray:
     except (EOFError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: not a gzip file ({error})") from error
     dims = data[3] if len(data) > 3 and data[:3] == b"\0\0\x08" else 0
-    shape = np.frombuffer(data, ">u4", dims, offset=4) if len(data) >= 4 + 4 * dims else []
+    shape = np.frombuffer(data[4 : 4 + 4 * dims].ljust(4 * dims, b"\0"), ">u4")
     if not dims or len(data) - 4 - 4 * dims != np.prod(shape):
         raise ValueError(f"{path}: not an IDX file of bytes, as MNIST's are")
     return np.frombuffer(data, np.uint8, offset=4 + 4 * dims).reshape(shape).copy()

@@ -149,7 +149,7 @@ class DiffusionTrainer:
             losses = losses - negative * torch.minimum(error[1].mean(1), bound)
             kappa = self._kappa(batch["times"], x[0].numel())
             ratios = log_ratios(error, reference, kappa).mean(2)
-            pairs = self.config.pair_losses(*ratios, self.divergence, self.preference)
+            pairs = self.config.pair_losses(ratios[0], ratios[1], self.divergence, self.preference)
             losses = losses + dpo * pairs.losses
             figures |= {
                 "base_errors/chosen": base_chosen,
@@ -248,7 +248,7 @@ class DiffusionTrainer:
 
     def merged(self) -> nn.Module:
         """Returns the trained model as one of the kind it came from, an adapter folded in."""
-        model = self.finished()
+        model: Any = self.finished()
         return copy.deepcopy(model).merge_and_unload() if self.config.rank else model
 
     def quantiles(self) -> dict[str, float]:
@@ -284,7 +284,7 @@ class DiffusionTrainer:
     def _loader(self) -> Any:
         config, processes = self.config, self.accelerator.num_processes
         update = config.train_batch_size * config.gradient_accumulation_steps * processes
-        order = Shuffled(
+        order: Any = Shuffled(
             len(self.drawn),
             (config.max_train_steps - self.step) * update,
             self.step * update,
@@ -301,11 +301,11 @@ class DiffusionTrainer:
         config = self.config
         lora = LoraConfig(
             r=config.rank,
-            lora_alpha=config.lora_alpha or config.rank,  # type: ignore[arg-type]
+            lora_alpha=config.lora_alpha or config.rank,
             target_modules=list(config.lora_target_modules),
         )
         try:
-            return get_peft_model(model, lora)  # type: ignore[arg-type]
+            return get_peft_model(model, lora)
         except ValueError as error:
             raise ValueError(f"--lora_target_modules: {error}") from error
 

@@ -69,14 +69,14 @@ def test_files_keep_pictures(tmp_path: Path) -> None:
 
 def test_folders_of_pairs(tmp_path: Path) -> None:
     """By names in two folders, and by rows; a picture in several pairs is read once."""
-    for number, side in enumerate(("chosen", "rejected")):
-        for name in (0, 1):
-            write_picture(tmp_path / side / f"{name}.png", picture(10 * number + name))
+    for first, side in ((0, "chosen"), (10, "rejected")):
+        for number in (0, 1):
+            write_picture(tmp_path / side / f"{number}.png", picture(first + number))
     pairs = read_pair_folder(tmp_path, SHAPE)
     sides = [pairs.pair(index, torch.Generator()) for index in range(len(pairs))]
-    for name, side in enumerate(sides):
-        torch.testing.assert_close(side["chosen"], picture(name))
-        torch.testing.assert_close(side["rejected"], picture(10 + name))
+    for number, pair in enumerate(sides):
+        torch.testing.assert_close(pair["chosen"], picture(number))
+        torch.testing.assert_close(pair["rejected"], picture(10 + number))
     rows = [{"chosen": "chosen/1.png", "rejected": f"rejected/{name}.png"} for name in (0, 1)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     named = read_pair_folder(tmp_path, SHAPE)

@@ -84,12 +84,12 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def assert_same(a: dict[str, Tensor], b: dict[str, Tensor], **tolerance: float) -> None:
+def assert_same(
+    a: dict[str, Tensor], b: dict[str, Tensor], rtol: float = 0, atol: float = 0
+) -> None:
     assert a.keys() == b.keys()
     for name, value in a.items():
-        torch.testing.assert_close(
-            value, b[name], **(tolerance or {"rtol": 0, "atol": 0}), msg=name
-        )
+        torch.testing.assert_close(value, b[name], rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("flow", [False, True], ids=["ddpm", "flow"])
@@ -109,6 +109,7 @@ def test_reverse_kl_is_diffusion_dpo_to_the_gradient(make_trainer: MakeTrainer, 
         return (found - target).square().mean(dim=(1, 2, 3))
 
     policy = error(trainer.policy, batch["chosen"]) - error(trainer.policy, batch["rejected"])
+    assert trainer.reference is not None
     with torch.no_grad():
         base = error(trainer.reference, batch["chosen"]) - error(
             trainer.reference, batch["rejected"]
@@ -296,7 +297,8 @@ def test_the_moving_average_is_what_comes_out(make_trainer: MakeTrainer) -> None
 
 def test_a_loss_that_is_not_finite_stops_the_run(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer()
-    trainer.drawn.pairs.pictures[tiny_pairs().pairs[5][0]] = float("nan")
+    pairs: Any = trainer.drawn.pairs
+    pairs.pictures[pairs.pairs[5][0]] = float("nan")
     with pytest.raises(FloatingPointError, match=r"step \d+: the loss of pair 5 is nan"):
         trainer.train()
 
