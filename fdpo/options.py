@@ -71,8 +71,10 @@ class LossOptions:
         """Returns the divergence and the name of the preference loss that these options choose."""
         given = self.loss_args or {}
         parameters = dict(json.loads(given) if isinstance(given, str) else given)
-        if self.alpha is not None and parameters.setdefault("alpha", self.alpha) != self.alpha:
-            raise ValueError(f"--alpha {self.alpha} and --loss_args {given} say different things")
+        if self.alpha is not None and "alpha" in parameters:
+            raise ValueError(f"--alpha {self.alpha}: --loss_args {given} holds alpha already")
+        if self.alpha is not None:
+            parameters["alpha"] = self.alpha
         divergence, preference = resolve_loss(self.loss, **parameters)
         return divergence, self.preference or preference
 

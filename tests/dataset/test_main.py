@@ -295,7 +295,7 @@ def test_upload(run: Run, program: ModuleType, monkeypatch: pytest.MonkeyPatch) 
     (created, how), (uploaded, what) = calls
     assert created == uploaded == "me/pairs" and how["repo_type"] == what["repo_type"] == "dataset"
     assert what["folder_path"] == Path("out")
-    assert what["allow_patterns"] == ["README.md", "*.jsonl"]
+    assert what["allow_patterns"] == ["README.md", "*.jsonl", "pictures/*.png"]
 
 
 def test_the_preset_is_slic_hf(program: ModuleType) -> None:

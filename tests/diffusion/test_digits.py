@@ -19,6 +19,7 @@ from fdpo.diffusion.evaluation import Report
 from fdpo.diffusion.pictures import load_mnist
 
 CLASSIFIER = Path(__file__).parents[2] / "pretrained/mnist-classifier"
+trained = pytest.mark.skipif(not CLASSIFIER.exists(), reason="diffusion/pretrain.py has not run")
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,7 @@ def digits(data_dir: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return load_mnist(data_dir / "mnist", train=False)
 
 
+@trained
 def test_it_knows_digits(digits: tuple[torch.Tensor, torch.Tensor]) -> None:
     pictures, labels = digits
     judged = judge(load_classifier(CLASSIFIER), pictures)
@@ -38,6 +40,7 @@ def test_it_knows_digits(digits: tuple[torch.Tensor, torch.Tensor]) -> None:
     assert scores[labels == 2].median() > 5 > -5 > scores[labels != 2].median()
 
 
+@trained
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_it_knows_what_is_none(kind: str, digits: tuple[torch.Tensor, torch.Tensor]) -> None:
     generator = torch.Generator().manual_seed(99)

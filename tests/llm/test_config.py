@@ -31,7 +31,7 @@ REFUSED = [
     ({"label_smoothing": 0.5}, "--label_smoothing"),
     ({"tail": 0.0}, "--tail"),
     ({"loser_gradient": 1.5}, "--loser_gradient"),
-    ({"loss": "alpha", "alpha": 0.5, "loss_args": {"alpha": 0.3}}, "say different things"),
+    ({"loss": "alpha", "alpha": 0.5, "loss_args": {"alpha": 0.3}}, "holds alpha already"),
 ]
 
 

@@ -145,7 +145,7 @@ WRONG_OPTIONS = [
     (("--loss_args", "t"), "--loss_args: a JSON object"),
     (
         ("--loss", "alpha", "--alpha", 0.5, "--loss_args", '{"alpha": 1}'),
-        "--alpha 0.5 and --loss_args .* different",
+        "--alpha 0.5: --loss_args .* holds alpha already",
     ),
     (("--k", 2, "--rule", "all"), "k: no effect with the rule all"),
     (("--k", 2, "--min_gap", 0.1), "pairs.jsonl holds pairs already: k would only rank"),
