@@ -123,13 +123,14 @@ class PictureArguments:
             if getattr(self, name) != getattr(type(self), name):
                 place = "with" if self.prompts else "without"
                 raise ValueError(f"--{name} has no effect {place} --prompts")
+        from fdpo.diffusion.feedback import require_digit  # diffusers is for pictures only
+
         if self.completions == 0:
             self.completions = 4 if self.prompts else 32
         for name, least in {"num_groups": 1, "completions": 2, "sampling_steps": 1}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        if not 0 <= self.target <= 9:
-            raise ValueError(f"--target must be a digit from 0 to 9, got {self.target}")
+        require_digit(self.target)
 
     def facts(self) -> dict[str, Any]:
         """The options that have an effect, for a card."""

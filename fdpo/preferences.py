@@ -28,6 +28,10 @@ Text = str | list[dict[str, Any]]
 """A text (or a path), or a conversation: a list of ``{"role": ..., "content": ...}``."""
 
 
+Side = Literal["chosen", "rejected"]
+SIDES: tuple[Side, Side] = ("chosen", "rejected")
+
+
 @dataclass(frozen=True)
 class Group:
     """A prompt with its completions and their scores, larger is better.
@@ -362,9 +366,6 @@ def _without_prompt(group: Group) -> Group:
         [group.truncated[i] for i in kept],
         left_out=len(group.completions) - len(kept),
     )
-
-
-SIDES = ("chosen", "rejected")
 
 
 def _pair(row: Mapping[str, Any], where: str) -> Pair:

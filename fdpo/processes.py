@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import reduce
+from torch import Tensor
 
 
 def processes() -> PartialState:
@@ -22,6 +24,12 @@ def processes() -> PartialState:
     believes to be alone. A barrier waits up to a day, for processes may be done hours apart.
     """
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
+
+
+def anywhere(flags: Tensor) -> bool:
+    """Whether a flag is set in any process: what all of them have to do together then."""
+    found = flags.any().float()
+    return bool(reduce(found) if processes().num_processes > 1 else found)
 
 
 # What torchrun and accelerate tell the processes that they start.

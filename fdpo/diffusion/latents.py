@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fdpo.diffusion.framing import Cut, Framing, decode
-from fdpo.diffusion.picture_pairs import SIDES, CaptionedPairs, Side
+from fdpo.diffusion.picture_pairs import CaptionedPairs
 from fdpo.diffusion.stable_diffusion import StableDiffusion
+from fdpo.preferences import SIDES, Side
 from fdpo.processes import processes
 from fdpo.runs import replacing
 

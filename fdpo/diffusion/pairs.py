@@ -17,10 +17,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from fdpo.diffusion.processes import Process
+from fdpo.preferences import SIDES
 from fdpo.reference_cache import key_of
 from fdpo.seeds import derived_seed
-
-SIDES = ("chosen", "rejected")
 
 Key = tuple[int, int]
 """The epoch and the number of a pair."""
@@ -79,8 +78,8 @@ class Pictures:
 class DrawnPairs(Dataset[dict[str, Any]]):
     """Pairs with their draws: ``times`` with shape (S) and ``noise`` with shape (S, C, H, W).
 
-    ``keys``, for each side with shape (S, 2), tell a picture with its conditions, time and noise
-    from any other.
+    Where they are asked for, ``keys``, for each side with shape (S, 2), tell a picture with its
+    conditions, time and noise from any other.
 
     Arguments:
         pairs: The pairs.
@@ -88,13 +87,20 @@ class DrawnPairs(Dataset[dict[str, Any]]):
         samples: The number S of draws for a pair.
         seed: The run's seed.
         repeat: The epochs with draws of their own, which later ones repeat; 0: every epoch.
+        keyed: Whether to give keys.
     """
 
     def __init__(
-        self, pairs: Pairs, process: Process, samples: int = 1, seed: int = 0, repeat: int = 0
+        self,
+        pairs: Pairs,
+        process: Process,
+        samples: int = 1,
+        seed: int = 0,
+        repeat: int = 0,
+        keyed: bool = False,
     ) -> None:
         self.pairs, self.process, self.samples = pairs, process, samples
-        self.seed, self.repeat = seed, repeat
+        self.seed, self.repeat, self.keyed = seed, repeat, keyed
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -107,8 +113,10 @@ class DrawnPairs(Dataset[dict[str, Any]]):
         pair = dict(self.pairs.pair(index, generator))
         shape = pair.pop("noise_shape", None) or pair["chosen"].shape
         noise = torch.randn(self.samples, *shape, generator=generator)
-        keys = {side: _keys(pair, side, times, noise) for side in SIDES if side in pair}
-        return {**pair, "index": index, "times": times, "noise": noise, "keys": keys}
+        drawn = {**pair, "index": index, "times": times, "noise": noise}
+        if self.keyed:
+            drawn["keys"] = {side: _keys(pair, side, times, noise) for side in SIDES}
+        return drawn
 
 
 def _keys(pair: Mapping[str, Any], side: str, times: Tensor, noise: Tensor) -> Tensor:

@@ -12,21 +12,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from fdpo.diffusion.framing import decode
 from fdpo.diffusion.hub import is_hub_id
-from fdpo.preferences import Pair, RankArguments, preferences_from_rows
+from fdpo.preferences import SIDES, Pair, RankArguments, Side, preferences_from_rows
 from fdpo.processes import processes
 from fdpo.rows import read_rows, require, type_of
 
 COLUMNS = ("jpg_0", "jpg_1", "label_0", "caption")
 LABELS = {0.0: 1, 0.5: None, 1.0: 0}  # label_0 -> the side that won
-Side = Literal["chosen", "rejected"]
-SIDES: tuple[Side, Side] = ("chosen", "rejected")
 
 
 class Rows(Protocol):

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from fdpo.diffusion.framing import Framing, decode
 from fdpo.diffusion.latents import LatentCache
-from fdpo.diffusion.picture_pairs import SIDES, CaptionedPairs, Side
+from fdpo.diffusion.picture_pairs import CaptionedPairs
 from fdpo.diffusion.stable_diffusion import StableDiffusion
+from fdpo.preferences import SIDES, Side
 
 
 class TextToImagePairs:

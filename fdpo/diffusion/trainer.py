@@ -30,9 +30,11 @@ from tqdm.auto import tqdm
 
 from fdpo import runs
 from fdpo.diffusion.config import DiffusionConfig
-from fdpo.diffusion.pairs import SIDES, DrawnPairs, Pairs, Shuffled
+from fdpo.diffusion.pairs import DrawnPairs, Pairs, Shuffled
 from fdpo.diffusion.processes import Process, errors, log_ratios
 from fdpo.interrupts import Interrupts
+from fdpo.preferences import SIDES
+from fdpo.processes import anywhere
 from fdpo.reference_cache import OFF, ReferenceCache, fingerprint
 
 LOG, STATE = "log.jsonl", "trainer_state.json"
@@ -96,9 +98,6 @@ class DiffusionTrainer:
             project_dir=config.output_dir,
         )
         set_seed(config.seed)
-        self.drawn = DrawnPairs(
-            pairs, process, config.timesteps_per_pair, config.seed, config.repeat_draws
-        )
         if len(pairs) < 1:
             raise ValueError("there are no pairs to train on")
         if config.gradient_checkpointing:
@@ -111,6 +110,14 @@ class DiffusionTrainer:
             precision, noising = config.mixed_precision, dict(process.scheduler().config)
             name = fingerprint(model.named_parameters(), model_facts(model), noising, precision)
             self.cache = ReferenceCache.of(name, config.reference_cache)
+        self.drawn = DrawnPairs(
+            pairs,
+            process,
+            config.timesteps_per_pair,
+            config.seed,
+            config.repeat_draws,
+            keyed=self.cache is not None,
+        )
         self.reference = None
         if compares and not config.rank:
             self.reference = copy.deepcopy(model).requires_grad_(False).eval()
@@ -201,17 +208,10 @@ class DiffusionTrainer:
             return errors(self._reference(*inputs), target)
         keys = torch.cat([batch["keys"][side].flatten(0, 1) for side in self.sides])
         kept = self.cache.get(keys)
-        if self._anywhere(kept.isnan()):
+        if anywhere(kept.isnan()):
             kept = errors(self._reference(*inputs), target)
             self.cache.add(keys, kept)
         return kept
-
-    def _anywhere(self, flags: Tensor) -> bool:
-        """Whether a flag is set in any process: all of them then run the reference together."""
-        found = flags.any().float()
-        if self.accelerator.num_processes > 1:
-            found = self.accelerator.reduce(found)
-        return bool(found)
 
     @torch.no_grad()
     def _reference(self, *inputs: Any) -> Tensor:
@@ -316,7 +316,7 @@ class DiffusionTrainer:
         found = values.quantile(torch.tensor(QUANTILES), dim=0)
         return {
             f"log_ratio_{side}_q{100 * q:02.0f}": found[i, j].item()
-            for j, side in enumerate(("chosen", "rejected"))
+            for j, side in enumerate(SIDES)
             for i, q in enumerate(QUANTILES)
         }
 

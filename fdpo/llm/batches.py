@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from fdpo.preferences import SIDES
 from fdpo.reference_cache import key_of
 
 PAIR = "pair_index"
-SIDES = ("chosen", "rejected")
 PREFIX, PADDING = 0, -1  # segments of a shared row that are no completion's
 
 

@@ -36,14 +36,15 @@ from trl import DPOTrainer
 from trl.trainer.utils import use_adapter
 
 from fdpo.divergences import Divergence
-from fdpo.llm.batches import PAIR, SIDES, PairCollator
+from fdpo.llm.batches import PAIR, PairCollator
 from fdpo.llm.cards import describe_loss
 from fdpo.llm.config import FDPOConfig
 from fdpo.llm.data import as_pairs
 from fdpo.llm.sampling import PairSampler
 from fdpo.llm.scoring import model_inputs, scored, sums, why_not_shared
 from fdpo.losses import FDPOLoss
-from fdpo.preferences import RankArguments
+from fdpo.preferences import SIDES, RankArguments
+from fdpo.processes import anywhere
 from fdpo.reference_cache import OFF, ReferenceCache, fingerprint
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)  # weights in pieces
@@ -155,7 +156,7 @@ class FDPOTrainer(DPOTrainer):
         kept = torch.full_like(keys[:, 0], torch.nan, dtype=torch.float32)
         if cache is not None:
             kept = cache.get(keys)
-        if self._anywhere(kept.isnan()):
+        if anywhere(kept.isnan()):
             kept = self._reference_sums(model, inputs)
             if cache is not None:
                 cache.add(keys, kept)
@@ -267,13 +268,6 @@ class FDPOTrainer(DPOTrainer):
             without = use_adapter(bare, "ref" if "ref" in bare.peft_config else None)
         with without, self.accelerator.autocast():
             return sums(scored(model, inputs, bare).log_probs, inputs["sizes"])
-
-    def _anywhere(self, flags: Tensor) -> bool:
-        """Whether a flag is set in any process: all of them then run the reference together."""
-        found = flags.any().float()
-        if self.accelerator.num_processes > 1:
-            found = self.accelerator.reduce(found)
-        return bool(found)
 
     def _record_pairs(
         self,

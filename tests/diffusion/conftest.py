@@ -1,16 +1,20 @@
-"""Complete pipelines of Stable Diffusion with a few thousand weights, and folders of pairs."""
+"""Programs as modules; complete pipelines of Stable Diffusion, tiny, and folders of pairs."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+ROOT = Path(__file__).parents[2]
 VOCABULARY = 2 * 256 + 2  # the bytes, alone and at a word's end, and the two marks
 LENGTH = 16  # tokens of a prompt
 
@@ -164,3 +168,19 @@ def tiny_clip() -> Callable[[Path, str], str]:
         return str(folder)
 
     return made
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[[str], ModuleType]:
+    """Loads a program of the repository as a module."""
+
+    def loaded(path: str) -> ModuleType:
+        name = path.replace("/", "_").removesuffix(".py")
+        spec = importlib.util.spec_from_file_location(name, ROOT / path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+
+    return loaded

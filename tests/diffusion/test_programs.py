@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import re
@@ -23,21 +22,12 @@ from fdpo.diffusion.models import load, save
 from fdpo.preferences import read_groups, read_pairs
 
 ROOT = Path(__file__).parents[2]
+Program = Callable[[str], ModuleType]
 Run = Callable[..., None]
 
 
-def program(path: str) -> ModuleType:
-    name = path.replace("/", "_").removesuffix(".py")
-    spec = importlib.util.spec_from_file_location(name, ROOT / path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a program in a folder with the tiny models ddpm, flow and classifier."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

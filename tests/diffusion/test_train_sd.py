@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -33,6 +32,7 @@ from fdpo.rows import write_rows
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "diffusion/configs"
 Pipelines = Callable[..., str]
+Program = Callable[[str], ModuleType]
 Run = Callable[..., None]
 
 TRAIN = {
@@ -43,18 +43,10 @@ TRAIN = {
 }  # fmt: skip
 
 
-def program(path: str) -> ModuleType:
-    name = path.replace("/", "_").removesuffix(".py") + "_sd"
-    spec = importlib.util.spec_from_file_location(name, ROOT / path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def run(pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(
+    program: Program, pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Run:
     """Runs a program in a folder with ``pairs``; options as a mapping and keywords."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
@@ -441,7 +433,9 @@ def test_wrong_comparisons_and_prompts(
     assert not Path("runs").exists()
 
 
-def test_presets_are_the_published_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_presets_are_the_published_recipes(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = program("diffusion/train_sd.py")
     types = (
         module.ModelArguments, module.DataArguments, module.ValidationArguments, module.TrainConfig
@@ -488,7 +482,7 @@ checkpoints_total_limit resume_from_checkpoint report_to seed push_to_hub hub_mo
 
 
 def test_help_is_short_and_says_whose_options_are_whose(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["train_sd.py", "--help"])
     with pytest.raises(SystemExit):

@@ -317,7 +317,7 @@ def test_the_reference_is_run_once_for_the_same_draws(
 
 
 def test_draws_repeat_where_that_is_asked_for(make_trainer: MakeTrainer) -> None:
-    drawn = make_trainer(repeat_draws=2).drawn
+    drawn = make_trainer(repeat_draws=2, reference_cache=None).drawn
     assert torch.equal(drawn[0, 3]["noise"], drawn[2, 3]["noise"])
     assert torch.equal(drawn[1, 3]["keys"]["chosen"], drawn[3, 3]["keys"]["chosen"])
     assert not torch.equal(drawn[0, 3]["noise"], drawn[1, 3]["noise"])
