@@ -1,12 +1,12 @@
 """How to raise the share of a digit: methods, and divergences, on pairs of real MNIST pictures.
 
     python benchmarks/mnist.py --table methods --data_root DIR
-    python benchmarks/mnist.py --table without_sft --data_root DIR
     python benchmarks/mnist.py --table losses --data_root DIR
 
 Every row of a table is ``diffusion/train.py`` with the options that the row names, on pairs of a
 random two and a random other digit, from the embedded DDPM and the embedded flow model, with each
-seed. Runs that are there are kept; interrupted ones resume.
+seed. The losses are trained without an SFT term, at one kappa and with betas that make their slopes
+equal for equal models. Runs that are there are kept; interrupted ones resume.
 """
 
 from __future__ import annotations
@@ -20,27 +20,22 @@ from cells import ROOT, cell, log, trained
 
 from fdpo import arguments, runs
 
-WITHOUT_SFT = "--beta 0.1 --loser_gradient 0.1"
-MATCHED = "--match_curvature"
+RECIPE = "--learning_rate 1e-3 --lr_scheduler cosine --use_ema --ema_decay 0.95"
+ALONE = f"{RECIPE} --kappa 40 --loser_gradient 0.1 --match_curvature"
 TABLES = {
     "methods": {
-        "0.1 DPO + 1 SFT": "--dpo_weight 0.1 --sft_weight 1",
-        "SFT": "--method sft",
-        "SFT, negative learning": "--method negative_sft",
-        "1 DPO + 1 SFT": "--dpo_weight 1 --sft_weight 1",
-        "DPO": "--method dpo",
-    },
-    "without_sft": {
-        "sigmoid": f"{WITHOUT_SFT} --loss sigmoid",
-        "jsd": f"{WITHOUT_SFT} --loss jsd",
-        "alpha .5": f"{WITHOUT_SFT} --loss alpha --alpha 0.5",
+        "0.1 DPO + 1 SFT": f"{RECIPE} --kappa 20 --dpo_weight 0.1 --sft_weight 1",
+        "SFT": f"{RECIPE} --method sft",
+        "SFT, negative learning": f"{RECIPE} --method negative_sft",
+        "1 DPO + 1 SFT": f"{RECIPE} --kappa 20 --dpo_weight 1 --sft_weight 1",
+        "DPO": f"{RECIPE} --kappa 20 --method dpo",
     },
     "losses": {
-        "sigmoid": f"{MATCHED} --loss sigmoid",
-        "hinge": f"{MATCHED} --loss hinge",
-        "jsd": f"{MATCHED} --loss jsd",
-        "fkl": f"{MATCHED} --loss fkl",
-        "alpha .5": f"{MATCHED} --loss alpha --alpha 0.5",
+        "sigmoid": f"{ALONE} --loss sigmoid",
+        "hinge": f"{ALONE} --loss hinge",
+        "jsd": f"{ALONE} --loss jsd",
+        "fkl": f"{ALONE} --loss fkl",
+        "alpha .5": f"{ALONE} --loss alpha --alpha 0.5",
     },
 }
 """table -> row -> options of ``diffusion/train.py``."""
@@ -53,9 +48,7 @@ COLUMNS = ("share", "out of distribution", "variety", "path KL (nats)")
 class Arguments:
     """Table."""
 
-    table: Literal["methods", "without_sft", "losses"] = field(
-        default="methods", metadata={"help": "which rows"}
-    )
+    table: Literal["methods", "losses"] = field(default="methods", metadata={"help": "which rows"})
     data_root: str = field(default="data", metadata={"help": "folder of MNIST's files"})
     models: list[str] = field(
         default_factory=lambda: ["ddpm", "flow"], metadata={"help": "ddpm and flow"}
@@ -63,8 +56,8 @@ class Arguments:
     rows: list[str] | None = field(default=None, metadata={"help": "rows; default: all"})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "seeds"})
     max_train_steps: int = field(default=200, metadata={"help": "updates of 64 pairs"})
-    validation_steps: int = field(default=50, metadata={"help": "updates between points"})
-    eval_samples: int = field(default=1024, metadata={"help": "samples of each model"})
+    validation_steps: int = field(default=67, metadata={"help": "updates between points"})
+    eval_samples: int = field(default=512, metadata={"help": "samples of each model"})
     jobs: int = field(default=2, metadata={"help": "runs at a time, one thread each"})
     output: str | None = field(
         default=None, metadata={"help": "where the figures go; default: results/mnist_TABLE.json"}
@@ -90,8 +83,9 @@ def train(row: str, model: str, seed: int, own: Arguments) -> dict[str, Any]:
     curve = [
         {"step": point["step"], **{name: point[f"validation/{name}"] for name in CURVE}}
         for point in log(folder)
-        if "validation/share" in point
+        if "validation/share" in point and point["step"] < own.max_train_steps
     ]
+    curve.append({"step": found["steps"], **{name: found[name] for name in CURVE}})
     print(f"{row}, {model}, seed {seed}: share {found['share']:.3f}", flush=True)
     return {"row": row, "model": model, "seed": seed, "curve": curve, **found}
 
@@ -127,10 +121,12 @@ def main() -> None:
         for row in own.rows or TABLES[own.table]
     ]
     done: list[dict[str, Any]] = []
+    record: dict[str, Any] = {"arguments": arguments.resolved(own), "commit": runs.git_commit()}
+    record["options"] = TABLES[own.table]
     with ThreadPoolExecutor(own.jobs) as pool:
         for row in pool.map(lambda one: train(*one), cells):
             done.append(row)
-            runs.write_json(str(own.output), {"arguments": arguments.resolved(own), "rows": done})
+            runs.write_json(str(own.output), record | {"rows": done})
     print(summary(done))
 
 
