@@ -21,14 +21,14 @@ from cells import ROOT, cell, log, trained
 from fdpo import arguments, runs
 
 RECIPE = "--learning_rate 1e-3 --lr_scheduler cosine --use_ema --ema_decay 0.95"
-ALONE = f"{RECIPE} --kappa 40 --loser_gradient 0.1 --match_curvature"
+ALONE = f"{RECIPE} --kappa 20 --beta 0.5 --loser_gradient 0.1 --match_curvature"
 TABLES = {
     "methods": {
-        "0.1 DPO + 1 SFT": f"{RECIPE} --kappa 20 --dpo_weight 0.1 --sft_weight 1",
+        "0.1 DPO + 1 SFT": f"{RECIPE} --kappa 10 --dpo_weight 0.1 --sft_weight 1",
         "SFT": f"{RECIPE} --method sft",
         "SFT, negative learning": f"{RECIPE} --method negative_sft",
-        "1 DPO + 1 SFT": f"{RECIPE} --kappa 20 --dpo_weight 1 --sft_weight 1",
-        "DPO": f"{RECIPE} --kappa 20 --method dpo",
+        "1 DPO + 1 SFT": f"{RECIPE} --kappa 10 --dpo_weight 1 --sft_weight 1",
+        "DPO": f"{RECIPE} --kappa 10 --method dpo",
     },
     "losses": {
         "sigmoid": f"{ALONE} --loss sigmoid",
