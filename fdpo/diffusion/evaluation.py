@@ -130,9 +130,17 @@ class Report:
         shares = self.histogram
         return (shares * (1 - shares) / len(self.pictures)).sqrt()
 
-    def variety(self, digit: int, real: Tensor) -> float:
-        """The recall of real pictures of a digit, given by features, by samples that show it."""
-        return recall(real, self.judged.features[self.judged.shows(digit)])
+    def variety(self, digit: int, real: Tensor, block: int = 32, blocks: int = 32) -> float:
+        """The recall of real pictures of a digit, given by features, by samples that show it.
+
+        The mean over random sets of ``block`` of these samples, so that it is comparable whatever
+        their number: the recall falls as samples are added to a manifold of k-th neighbours. Fewer
+        samples than that make one set.
+        """
+        features = self.judged.features[self.judged.shows(digit)]
+        generator = torch.Generator().manual_seed(0)
+        orders = [torch.randperm(len(features), generator=generator) for _ in range(blocks)]
+        return sum(recall(real, features[order[:block]]) for order in orders) / blocks
 
     def diversity(self, digit: int, real: Tensor, block: int = 50) -> Estimate | None:
         """The Vendi score of samples that show a digit, in blocks of ``block`` of them.

@@ -73,6 +73,24 @@ def test_recall_of_known_sets() -> None:
     assert recall(near, near[:3]) == 0
 
 
+def test_variety_does_not_depend_on_the_number_of_samples() -> None:
+    """Of samples of one distribution; those of half of it have half of its variety."""
+    generator = torch.Generator().manual_seed(0)
+    real = torch.cat([torch.randn(400, 8, generator=generator) + 30 * side for side in (0, 1)])
+
+    def variety(n: int, sides: tuple[int, ...]) -> float:
+        features = torch.cat([torch.randn(n, 8, generator=generator) + 30 * s for s in sides])
+        two, genuine = torch.eye(11)[torch.full((len(features),), 2)], torch.ones(len(features))
+        report = Report(torch.zeros(0), Judged(two, features, genuine.bool()))
+        return report.variety(2, real)
+
+    few, many = variety(40, (0, 1)), variety(1000, (0, 1))
+    assert few == pytest.approx(many, abs=0.05) and many > 0.6
+    assert variety(1000, (0,)) < 0.5
+    none = Report(torch.zeros(0), judged_as([10, 7]))
+    assert none.variety(2, torch.zeros(3, 2)) == 0
+
+
 def test_features_are_kept_by_digit(tmp_path: Path) -> None:
     judged = judge(DigitClassifier(width=4, features=8), torch.rand(6, 1, 28, 28))
     save_real_features(tmp_path, judged, torch.tensor([1, 2, 1, 3, 1, 2]))
