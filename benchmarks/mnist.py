@@ -21,21 +21,22 @@ from cells import ROOT, cell, log, trained
 from fdpo import arguments, runs
 
 RECIPE = "--learning_rate 1e-3 --lr_scheduler cosine --use_ema --ema_decay 0.95"
-ALONE = f"{RECIPE} --kappa 20 --beta 0.5 --loser_gradient 0.1 --match_curvature"
+MIXED = f"{RECIPE} --kappa 10 --loser_gradient 1"
+WITHOUT_SFT = f"{RECIPE} --kappa 20 --beta 0.5 --loser_gradient 0.1 --match_curvature"
 TABLES = {
     "methods": {
-        "0.1 DPO + 1 SFT": f"{RECIPE} --kappa 10 --dpo_weight 0.1 --sft_weight 1",
+        "0.1 DPO + 1 SFT": f"{MIXED} --dpo_weight 0.1 --sft_weight 1",
         "SFT": f"{RECIPE} --method sft",
         "SFT, negative learning": f"{RECIPE} --method negative_sft",
-        "1 DPO + 1 SFT": f"{RECIPE} --kappa 10 --dpo_weight 1 --sft_weight 1",
-        "DPO": f"{RECIPE} --kappa 10 --method dpo",
+        "1 DPO + 1 SFT": f"{MIXED} --dpo_weight 1 --sft_weight 1",
+        "DPO": f"{MIXED} --method dpo",
     },
     "losses": {
-        "sigmoid": f"{ALONE} --loss sigmoid",
-        "hinge": f"{ALONE} --loss hinge",
-        "jsd": f"{ALONE} --loss jsd",
-        "fkl": f"{ALONE} --loss fkl",
-        "alpha .5": f"{ALONE} --loss alpha --alpha 0.5",
+        "sigmoid": f"{WITHOUT_SFT} --loss sigmoid",
+        "jsd": f"{WITHOUT_SFT} --loss jsd",
+        "alpha .5": f"{WITHOUT_SFT} --loss alpha --alpha 0.5",
+        "hinge": f"{WITHOUT_SFT} --loss hinge",
+        "fkl": f"{WITHOUT_SFT} --loss fkl",
     },
 }
 """table -> row -> options of ``diffusion/train.py``."""

@@ -14,7 +14,7 @@ from torch import nn
 from fdpo.options import LossOptions
 
 METHODS = ("dpo", "sft", "negative_sft")
-KAPPA = 400.0
+KAPPA = 20.0
 
 
 @dataclass
@@ -33,7 +33,7 @@ class DiffusionConfig(LossOptions):
         sft_weight: :math:`w_\text{sft}`, the winner's error.
         negative_sft_weight: :math:`w_\text{neg}`, the winner's error less the loser's.
         negative_sft_bound: :math:`b`: a loser's error counts up to :math:`b` reference errors.
-        kappa: :math:`\kappa`, nats per unit of error; 400 by default.
+        kappa: :math:`\kappa`, nats per unit of error.
         true_weight: Whether :math:`\kappa` is :math:`D\,T w_t`, as in the path's likelihood.
         max_kappa: The largest :math:`\kappa` of ``true_weight``.
         timesteps_per_pair: Draws of time and noise per pair, averaged inside :math:`\hat\ell`.
