@@ -85,7 +85,7 @@ class PictureArguments:
     )
     num_groups: int = field(default=64, metadata={"help": "groups of pictures"})
     completions: int = field(
-        default=0, metadata={"help": "pictures of a group; 0: 32, of a prompt 4"}
+        default=0, metadata={"help": "pictures of a group; 0: 64, of a prompt 4"}
     )
     sampling_steps: int = field(default=20, metadata={"help": "evaluations of the model a picture"})
     scorer: str | None = field(
@@ -126,7 +126,7 @@ class PictureArguments:
         from fdpo.diffusion.feedback import require_digit  # diffusers is for pictures only
 
         if self.completions == 0:
-            self.completions = 4 if self.prompts else 32
+            self.completions = 4 if self.prompts else 64
         for name, least in {"num_groups": 1, "completions": 2, "sampling_steps": 1}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")

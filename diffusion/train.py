@@ -27,6 +27,7 @@ from fdpo.diffusion.feedback import require_digit
 from fdpo.diffusion.models import load, save, shape_of
 from fdpo.diffusion.pictures import load_mnist, load_small_digits, read_pair_folder, target_pairs
 from fdpo.diffusion.processes import STEPS
+from fdpo.options import changed_default
 from fdpo.processes import run_first
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,9 +72,21 @@ class DataArguments:
             raise ValueError("--eval_samples must be at least 0, --sampling_steps at least 1")
 
 
+changed = partial(changed_default, DiffusionConfig)
+
+
 @dataclass
 class TrainConfig(DiffusionConfig):
     """f-DPO for images."""
+
+    # What keeps an unconditional model in distribution while most of its samples change.
+    method: Literal["dpo", "dpo_sft", "sft", "negative_sft"] = changed("method", "dpo_sft")
+    loser_gradient: float = changed("loser_gradient", 0.2)
+    max_train_steps: int = changed("max_train_steps", 160)
+    learning_rate: float = changed("learning_rate", 5e-4)
+    lr_scheduler: str = changed("lr_scheduler", "cosine")
+    use_ema: bool = changed("use_ema", True)
+    ema_decay: float = changed("ema_decay", 0.95)
 
     def __post_init__(self) -> None:
         if self.output_dir is None:

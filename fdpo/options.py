@@ -14,6 +14,12 @@ from fdpo.divergences import Divergence
 from fdpo.losses import PREFERENCES, FDPOLoss, fdpo_loss, resolve_loss
 
 
+def changed_default(options: Any, name: str, default: Any) -> Any:
+    """Returns a field of a dataclass with another default, for one that inherits from it."""
+    (inherited,) = (one for one in fields(options) if one.name == name)
+    return field(default=default, metadata=inherited.metadata)
+
+
 @dataclass
 class LossOptions:
     r"""Which divergence and preference loss, and how strong.

@@ -13,8 +13,14 @@ from torch import nn
 
 from fdpo.options import LossOptions
 
-METHODS = ("dpo", "sft", "negative_sft")
-KAPPA = 20.0
+METHODS = {
+    "dpo": (1.0, 0.0, 0.0),
+    "dpo_sft": (0.1, 1.0, 0.0),
+    "sft": (0.0, 1.0, 0.0),
+    "negative_sft": (0.0, 0.0, 1.0),
+}
+"""method -> weights of the f-DPO loss, the winner's error and the difference of errors."""
+KAPPA = 10.0
 
 
 @dataclass
@@ -28,7 +34,8 @@ class DiffusionConfig(LossOptions):
         + w_\text{neg} (e_w - \min(e_l, b\,e_l^\text{ref})).
 
     Arguments:
-        method: Which term weighs 1 and which 0, where no weight is given.
+        method: The weights where none is given: one term alone, or for ``dpo_sft`` 0.1 of the f-DPO
+            loss and 1 of the winner's error.
         dpo_weight: :math:`w_\text{dpo}`, the f-DPO loss.
         sft_weight: :math:`w_\text{sft}`, the winner's error.
         negative_sft_weight: :math:`w_\text{neg}`, the winner's error less the loser's.
@@ -49,8 +56,8 @@ class DiffusionConfig(LossOptions):
     beta: float = field(
         default=1.0, metadata={"help": "strength of the reference: the reward is beta * link"}
     )
-    method: Literal["dpo", "sft", "negative_sft"] = field(
-        default="dpo", metadata={"help": "the term that weighs 1 where no weight is given"}
+    method: Literal["dpo", "dpo_sft", "sft", "negative_sft"] = field(
+        default="dpo", metadata={"help": "one term alone; dpo_sft: 0.1 f-DPO + 1 SFT"}
     )
     dpo_weight: float | None = field(default=None, metadata={"help": "weight of the f-DPO loss"})
     sft_weight: float | None = field(
@@ -165,8 +172,8 @@ class DiffusionConfig(LossOptions):
         """Returns the weights of the f-DPO loss, the winner's error and the difference."""
         given = (self.dpo_weight, self.sft_weight, self.negative_sft_weight)
         dpo, sft, negative = (
-            float(self.method == name) if weight is None else weight
-            for name, weight in zip(METHODS, given, strict=True)
+            usual if weight is None else weight
+            for usual, weight in zip(METHODS[self.method], given, strict=True)
         )
         return dpo, sft, negative
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import partial
 
 from fdpo.diffusion.config import DiffusionConfig
+from fdpo.options import changed_default
 
+changed = partial(changed_default, DiffusionConfig)
 KAPPA = 2500.0
 PAIRS_PER_UPDATE = 2048
 
@@ -30,18 +33,18 @@ class StableDiffusionConfig(DiffusionConfig):
     kappa: float | None = field(
         default=None, metadata={"help": f"nats per unit of squared error; default: {KAPPA:g}"}
     )
-    max_train_steps: int = field(default=2000, metadata={"help": "updates"})
-    train_batch_size: int = field(default=1, metadata={"help": "pairs per process"})
+    max_train_steps: int = changed("max_train_steps", 2000)
+    train_batch_size: int = changed("train_batch_size", 1)
     gradient_accumulation_steps: int = field(
         default=0,
         metadata={"help": f"batches of an update; 0: as many as make {PAIRS_PER_UPDATE:,} pairs"},
     )
-    learning_rate: float = field(default=1e-8, metadata={"help": "peak learning rate"})
+    learning_rate: float = changed("learning_rate", 1e-8)
     scale_lr: bool = field(
         default=True, metadata={"help": "multiply the learning rate by the pairs of an update"}
     )
-    lr_warmup_steps: int = field(default=500, metadata={"help": "updates"})
-    adam_weight_decay: float = field(default=1e-2, metadata={"help": "of either optimizer"})
+    lr_warmup_steps: int = changed("lr_warmup_steps", 500)
+    adam_weight_decay: float = changed("adam_weight_decay", 1e-2)
     lora_target_modules: list[str] = field(
         default_factory=lambda: "to_q to_k to_v to_out.0".split(),
         metadata={"help": "layers with an adapter"},
