@@ -51,9 +51,9 @@ class Cell:
     root: Path
     kind: str
     name: str
-    program: Path
-    options: tuple[str, ...]
-    reference: str
+    program: Path = Path()
+    options: tuple[str, ...] = ()
+    reference: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -67,8 +67,11 @@ class Cell:
         return (self.folder / runs.METRICS).exists()
 
     def command(self) -> list[str]:
-        """Returns the command that runs the cell, or goes on with it."""
-        command = [sys.executable, str(self.program), *self.options]
+        """Returns the command that runs the cell, or goes on with it, in the working folder."""
+        program = self.program
+        if program.is_relative_to(Path.cwd()):  # a record is of use on other machines too
+            program = program.relative_to(Path.cwd())
+        command = [sys.executable, str(program), *self.options]
         command += ["--output_dir", str(self.folder)]
         if (self.folder / runs.RECORD).exists():
             command += ["--resume_from_checkpoint", "last"]

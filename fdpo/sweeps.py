@@ -26,19 +26,20 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from fdpo import arguments, runs
 from fdpo.arguments import Words
-from fdpo.cells import Cell, Workers, seconds
+from fdpo.cells import Cell, Workers
 from fdpo.locks import locked
 from fdpo.losses import loss_parameters
-from fdpo.options import RESETS, LossOptions
+from fdpo.options import RESETS
+from fdpo.tables import harmless, write_table
 
-TABLE, RATES = "table", "learning_rates.json"
+RATES = "learning_rates.json"
 STRENGTH = ("beta", "kappa")
 Options = dict[str, Words]
 
@@ -329,53 +330,15 @@ class Sweep:
         edge = "; at the edge of those tried" if at_edge else ""
         print(f"{method}: learning rate {best:g} ({tried}{edge})", flush=True)
 
-    # --- the table ---
-
     def write_table(self) -> None:
-        """Writes ``table.parquet`` and ``table.csv``, with a row for each finished cell there is.
-
-        Its columns are the cell's name, the options of the loss and those that are not the
-        program's default in every cell, the losses by learning rate of the check, commit, seconds,
-        command, and all figures.
-        """
-        with locked(self.root / "locks" / TABLE):
-            rows = self._rows()
-            if rows:
-                write_table(rows, self.root / TABLE)
-
-    def _rows(self) -> list[dict[str, Any]]:
-        folders = sorted(path.parent for path in self.root.glob(f"cells/*/{runs.METRICS}"))
-        records = [runs.read_json(folder / runs.RECORD) for folder in folders]
-        defaults = json.loads(json.dumps(self.defaults, default=str))
+        """Writes the table of all cells in the folder (:func:`fdpo.tables.write_table`)."""
         checked = {
             cell: json.dumps(choice["losses"])
             for choice in self.chosen().values()
             for cell in choice["cells"]
         }
-        always = ["learning_rate", "seed", *(one.name for one in fields(LossOptions))]
-        columns = [
-            name
-            for name, d in defaults.items()
-            if not harmless(name)
-            and (name in always or any(r["options"].get(name, d) != d for r in records))
-        ]
-        return [
-            {
-                "cell": folder.name,
-                **{name: record["options"].get(name) for name in columns},
-                "learning_rate_check": checked.get(folder.name),
-                "commit": record["git_commit"],
-                "seconds": seconds(Cell(self.root, "cells", folder.name, Path(), (), "")),
-                "command": record["commands"][0],
-                **runs.read_json(folder / runs.METRICS),
-            }
-            for folder, record in zip(folders, records, strict=True)
-        ]
-
-
-def harmless(name: str) -> bool:
-    """Returns whether an option changes neither a run nor what is measured of it."""
-    return runs.HARMLESS.fullmatch(name) is not None and not name.startswith("eval_")
+        with locked(self.root / "locks" / "table"):
+            write_table(self.root, self.defaults, checked)
 
 
 def without_effect(options: Options, default_loss: str) -> Options:
@@ -447,30 +410,3 @@ def check_loss(log: Path, figure: str) -> float:
     last = max((row["step"] for row in rows), default=0)
     values = [row[figure] for row in rows if figure in row and row["step"] > last / 2]
     return sum(values) / len(values) if values else math.nan
-
-
-def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Writes rows, which need not have the same columns, as ``.parquet`` and ``.csv``."""
-    import pyarrow
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    names = dict.fromkeys(name for row in rows for name in row)
-    table = pyarrow.table({name: column([row.get(name) for row in rows]) for name in names})
-    with runs.replacing(path.with_suffix(".parquet")) as beside:
-        pyarrow.parquet.write_table(table, beside)
-    with runs.replacing(path.with_suffix(".csv")) as beside:
-        pyarrow.csv.write_csv(table, beside)
-
-
-def column(values: Sequence[Any]) -> list[Any]:
-    """Returns values of one type: numbers, truth values or, where they are neither, text."""
-    given = [value for value in values if value is not None]
-    alike = all(isinstance(value, bool) for value in given) or all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in given
-    )
-    if alike:
-        return list(values)
-    return [
-        value if value is None or isinstance(value, str) else json.dumps(value) for value in values
-    ]
