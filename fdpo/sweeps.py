@@ -105,8 +105,10 @@ HELP = (
     "the first option varying slowest; a loss that takes no alpha is run once, not once for each "
     "alpha. An option that is a list is varied by giving it again. In the YAML file of --config "
     "several values are a list. Finished cells are skipped, interrupted ones go on, failed ones "
-    "are tried again by the same command. OUTPUT_DIR/table.csv and .parquet hold a row for each "
-    "finished cell."
+    "are tried again by the same command. With --learning_rates every method (what varies but "
+    "beta, kappa and seed) is trained with each rate for --check_steps updates, at its middle beta "
+    "with the first seed, and all its cells get the rate with the least {figure} over the second "
+    "half of them. OUTPUT_DIR/table.csv and .parquet hold a row for each finished cell."
 )
 
 
@@ -125,7 +127,7 @@ def main(program: Program, argv: Sequence[str] | None = None) -> None:
         program.types,
         argv,
         program="sweep.py",
-        description=HELP.format(program=program.path.name),
+        description=HELP.format(program=program.path.name, figure=program.check_figure),
         aliases=program.aliases,
         resets=RESETS,
     )
