@@ -27,7 +27,7 @@ from fdpo.diffusion.feedback import require_digit
 from fdpo.diffusion.models import load, save, shape_of
 from fdpo.diffusion.pictures import load_mnist, load_small_digits, read_pair_folder, target_pairs
 from fdpo.diffusion.processes import STEPS
-from fdpo.options import changed_default
+from fdpo.options import RESETS, changed_default
 from fdpo.processes import run_first
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,7 +136,7 @@ def main() -> None:
         (DataArguments, TrainConfig),
         program="train.py",
         description=(__doc__ or "").split("\n")[0],
-        resets={"loss": ("alpha", "loss_args", "preference")},
+        resets=RESETS,
     )
     with arguments.usage_errors():
         resume = training.resume_from_checkpoint

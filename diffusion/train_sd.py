@@ -30,6 +30,7 @@ from fdpo.diffusion.sd_config import StableDiffusionConfig
 from fdpo.diffusion.stable_diffusion import GUIDANCE, STEPS, StableDiffusion, load, load_vae
 from fdpo.diffusion.text_to_image import TextToImagePairs
 from fdpo.diffusion.validation import Validation
+from fdpo.options import RESETS
 from fdpo.processes import processes
 
 OURS = (
@@ -226,7 +227,7 @@ def main() -> None:
         description=f"{(__doc__ or '').splitlines()[0]} fdpo's own options are {OURS}; the others "
         "have the names and meanings of diffusers' training scripts.",
         aliases={"dataset": "dataset_name"},
-        resets={"loss": ("alpha", "loss_args", "preference")},
+        resets=RESETS,
         check=check,
     )
     if training.use_cpu:

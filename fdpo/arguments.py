@@ -78,6 +78,66 @@ def parse(
     return parsed
 
 
+def reader(
+    types: Sequence[type], aliases: Mapping[str, str] | None = None
+) -> Callable[[Sequence[str]], tuple[Any, ...]]:
+    """What :func:`parse` does with a command line, as a function to be called many times.
+
+    It returns an instance of each dataclass; a mistake is a ``ValueError``.
+    """
+    parser = _Parser(types, aliases or {})
+    return lambda argv: parser.build(parser.read(argv))
+
+
+Words = tuple[str, ...]
+"""A value of an option as it stands on a command line; several words if the option is a list."""
+
+
+def parse_grid(
+    own: type,
+    types: Sequence[type],
+    argv: Sequence[str] | None = None,
+    *,
+    program: str,
+    description: str = "",
+    aliases: Mapping[str, str] | None = None,
+    resets: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[Any, dict[str, list[Words]]]:
+    """A program's own options, and any number of values for each option of another program.
+
+    ``--beta 0.1 1 --seed 0 --seed 1`` gives two values each; of an option that is a list,
+    ``--scorers a b --scorers c`` gives two lists. In YAML several values are a list, and several
+    lists a list of lists. Values are kept as they stand there: :func:`reader` converts and checks
+    them.
+
+    Args:
+        own: dataclass of the program's own options, which have one value. They hide options of
+            the other program with the same name.
+        types: dataclasses of the other program's options.
+        argv, program, description, aliases, resets: as for :func:`parse`.
+
+    Returns:
+        The instance of ``own``, and the values of the other options that were given, in the order
+        in which they were: those of the YAML file first.
+    """
+    global _program
+    _program = program
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = _GridParser(own, types, aliases or {})
+    if not {"-h", "--help", "--help_all", "--help-all"}.isdisjoint(argv):
+        print(_help(parser, program, description, None))
+        raise SystemExit(0)
+    with usage_errors():
+        given = parser.read(argv)
+        preset = parser.read_file(given.pop("config")) if "config" in given else {}
+        for option, dependent in (resets or {}).items():
+            if option in given:
+                preset = {name: value for name, value in preset.items() if name not in dependent}
+        values = {**preset, **given}
+        (instance,) = parser.build(values)
+    return instance, {name: values[name] for name in values if name in parser.grid}
+
+
 def resolved(*parsed: Any) -> dict[str, Any]:
     """The value of every option of the dataclass instances, by name."""
     return {field.name: getattr(one, field.name) for one in parsed for field in _options(one)}
@@ -226,6 +286,57 @@ class _Parser(HfArgumentParser):
         close = difflib.get_close_matches(name.lstrip("-").replace("-", "_"), known)
         names = " or ".join(prefix + one for one in close)
         return f"; did you mean {names}?" if close else "; --help_all lists all options"
+
+
+class _GridParser(_Parser):
+    """Reads the options of ``own`` as always, and of each other option a list of values."""
+
+    def __init__(self, own: type, types: Sequence[type], aliases: Mapping[str, str]) -> None:
+        super().__init__((own,), {})
+        other = _Parser(types, aliases)
+        self.grid = {name: hint for name, hint in other.hints.items() if name not in self.hints}
+        self.lists = {name for name in self.grid if other.action(name).nargs in ("+", "*")}
+        self.hints |= self.grid
+        self.aliases = aliases
+        for name in self.grid:
+            names = [name, *(alias for alias, meant in aliases.items() if meant == name)]
+            spelled = (f"--{n}" for name in names for n in (name, name.replace("_", "-")))
+            self.add_argument(
+                *dict.fromkeys(spelled), dest=name, nargs="*", action="append", default=SUPPRESS
+            )
+
+    def read(self, argv: Sequence[str]) -> dict[str, Any]:
+        return {
+            name: self._values(name, value) if name in self.grid else value
+            for name, value in super().read(argv).items()
+        }
+
+    def _values(self, name: str, occurrences: list[list[str]]) -> list[Words]:
+        bare = ["true"] if bool in _members(self.grid[name]) else []
+        found = [words or bare for words in occurrences]
+        if [] in found:
+            raise ValueError(f"--{name}: a value is expected")
+        if name in self.lists:
+            return [tuple(words) for words in found]
+        return [(word,) for words in found for word in words]
+
+    def _from_node(self, name: str, node: yaml.Node) -> Any:
+        if name not in self.grid:
+            return super()._from_node(name, node)
+        several = isinstance(node, yaml.SequenceNode) and (
+            name not in self.lists or any(isinstance(n, yaml.SequenceNode) for n in node.value)
+        )
+        return [self._words(name, one) for one in (node.value if several else [node])]
+
+    def _words(self, name: str, node: yaml.Node) -> Words:
+        if isinstance(node, yaml.MappingNode):
+            return (json.dumps(yaml.SafeLoader("").construct_document(node)),)
+        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        scalars = all(isinstance(n, yaml.ScalarNode) and n.tag != _NULL for n in nodes)
+        if not nodes or not scalars or (nodes != [node] and name not in self.lists):
+            found = "nothing" if node.tag == _NULL else _KINDS[type(node)]
+            raise ValueError(f"a value, or a list of them, is expected, found {found}")
+        return tuple(n.value for n in nodes)
 
 
 def _yaml_entries(path: str) -> list[tuple[str, yaml.Node]]:

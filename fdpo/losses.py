@@ -268,6 +268,12 @@ def resolve_loss(name: str, alpha: float | None = None, **values: Any) -> tuple[
     return (_own(name) if ":" in name else _mixture(name)), "logistic"
 
 
+def loss_parameters(name: str) -> tuple[str, ...]:
+    """Returns the parameters that :func:`resolve_loss` takes beside a name: none with most."""
+    divergence = DIVERGENCES.get(LOSSES.get(name, (name,))[0])
+    return tuple(parameters(divergence)) if divergence else ()
+
+
 def _named(name: str, values: dict[str, Any]) -> Divergence:
     if name.endswith("_norm"):
         raise ValueError(

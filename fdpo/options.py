@@ -13,6 +13,9 @@ from torch import Tensor
 from fdpo.divergences import Divergence
 from fdpo.losses import PREFERENCES, FDPOLoss, fdpo_loss, resolve_loss
 
+#: What ``--loss`` on the command line discards of a preset: it was meant for the loss there.
+RESETS = {"loss": ("alpha", "loss_args", "preference")}
+
 
 def changed_default(options: Any, name: str, default: Any) -> Any:
     """Returns a field of a dataclass with another default, for one that inherits from it."""

@@ -16,6 +16,8 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor
 
+from fdpo.locks import locked
+
 
 def processes() -> PartialState:
     """Accelerate's state of this process, its number, device and barriers.
@@ -39,10 +41,15 @@ _LAUNCHER = re.compile("(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_|TORCHELA
 def run_first(command: Sequence[str], made: Path) -> None:
     """Runs a program that makes a file, unless it is there: once, whatever launched this process.
 
-    The first process runs it, as a single process; the others wait. Ends this one if it fails.
+    The first process runs it, as a single process; the others wait, and so does another program
+    that wants the same file. Ends this one if it fails.
     """
     with processes().main_process_first():
-        if not made.exists():
+        if made.exists():
+            return
+        with locked(made.parent.with_name(f".{made.parent.name}.lock")):
+            if made.exists():
+                return
             print("making preference data first:", shlex.join(command), flush=True)
             alone = {k: v for k, v in os.environ.items() if not _LAUNCHER.match(k)}
             if code := subprocess.run(command, env=alone, check=False).returncode:

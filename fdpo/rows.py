@@ -63,7 +63,10 @@ def _json(line: str, where: str) -> Any:
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes rows as JSONL (plain or gzip) or Parquet, beside the file and then renamed."""
+    """Writes rows as JSONL (plain or gzip), Parquet or CSV, beside the file and then renamed.
+
+    Parquet and CSV have the columns of the first row.
+    """
     path = Path(path)
     with replacing(path) as beside:
         if path.suffix == ".parquet":
@@ -71,6 +74,13 @@ def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
             import pyarrow.parquet
 
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), beside)
+            return
+        if path.suffix == ".csv":
+            rows = list(rows)
+            with beside.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+                writer.writeheader()
+                writer.writerows(rows)
             return
         opener: Any = gzip.open if path.suffix == ".gz" else open
         with opener(beside, "wt", encoding="utf-8", newline="\n") as file:

@@ -21,6 +21,7 @@ from fdpo import (
     resolve_loss,
     tailed,
 )
+from fdpo.losses import loss_parameters
 
 DIVERGENCE_LIST: list[Divergence] = [
     *(kind() for kind in DIVERGENCES.values()),
@@ -320,6 +321,18 @@ def test_names_of_losses() -> None:
 def test_every_name_gives_a_divergence_and_a_preference_loss(name: str) -> None:
     divergence, preference = resolve_loss(name)
     assert isinstance(divergence, Divergence) and preference in PREFERENCES
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_takes_its_parameters_and_no_others(name: str) -> None:
+    known = loss_parameters(name)
+    assert ("alpha" in known) == (name == "alpha") and ("t" in known) == (name == "skew_js")
+    for parameter in ("alpha", "t"):
+        if parameter in known:
+            resolve_loss(name, **{parameter: 0.3})
+        else:
+            with pytest.raises(ValueError, match=f"takes no parameter '{parameter}'"):
+                resolve_loss(name, **{parameter: 0.3})
 
 
 def test_mixtures_by_name() -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,10 @@ def test_only_newlines_end_rows(tmp_path: Path) -> None:
 def test_csv(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text('text,n\n"a, ""b""\nc",1\n')
     assert read_rows(tmp_path / "rows.csv") == [{"text": 'a, "b"\nc', "n": "1"}]
+    rows: list[dict[str, Any]] = [*ROWS, {"text": None, "n": 0.5}]
+    write_rows(tmp_path / "rows.csv", rows)
+    as_text = [{"text": row["text"] or "", "n": str(row["n"])} for row in rows]
+    assert read_rows(tmp_path / "rows.csv") == as_text
 
 
 @pytest.mark.parametrize(

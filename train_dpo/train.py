@@ -25,6 +25,7 @@ from fdpo.llm.evaluation import HELD_OUT_SEED, compare, held_out_openings
 from fdpo.llm.models import fitting_length, load_model, load_tokenizer
 from fdpo.llm.prompts import read_prompts
 from fdpo.llm.trainer import FDPOTrainer
+from fdpo.options import RESETS
 from fdpo.processes import run_first
 from fdpo.scorers import get_scorer
 
@@ -100,6 +101,10 @@ class PolicyArguments(ModelConfig):
     model_name_or_path: str | None = field(
         default=str(MODEL), metadata={"help": "policy and reference: hub id or folder"}
     )
+
+
+TYPES = (DataArguments, TrainConfig, PolicyArguments)
+ALIASES = {"dataset": "dataset_name", "model": "model_name_or_path"}
 
 
 def default_groups(model: str) -> str:
@@ -196,12 +201,12 @@ def main() -> None:
     # TRL sets it under the name that transformers is about to drop.
     warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
     own, training, model = arguments.parse(
-        (DataArguments, TrainConfig, PolicyArguments),
+        TYPES,
         program="train.py",
         description=(__doc__ or "").split("\n")[0],
         common=COMMON,
-        aliases={"dataset": "dataset_name", "model": "model_name_or_path"},
-        resets={"loss": ("alpha", "loss_args", "preference")},
+        aliases=ALIASES,
+        resets=RESETS,
     )
     with arguments.usage_errors():
         resume = training.resume_from_checkpoint

@@ -20,6 +20,7 @@ from fdpo.diffusion.digits import NONE, DigitClassifier, Judged, judge, save_rea
 from fdpo.diffusion.evaluation import Report
 from fdpo.diffusion.models import load, save
 from fdpo.preferences import read_groups, read_pairs
+from fdpo.rows import read_rows
 
 ROOT = Path(__file__).parents[2]
 Program = Callable[[str], ModuleType]
@@ -248,3 +249,20 @@ def test_options_of_text_and_pictures_do_not_mix(
         with pytest.raises(SystemExit):
             run("dataset/main.py", *options)
         assert message in capsys.readouterr().err
+
+
+def test_a_sweep_of_real_runs_checks_its_rate_and_fills_a_table(
+    run: Run, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("dataset/main.py", *MAKE, "--output_dir", "pairs")
+    monkeypatch.setitem(sys.modules, "train", program("diffusion/train.py"))  # by its plain name
+    options = (
+        "--model", "ddpm", "--data", "pairs", *SMALL, "--kappa", 20, "--loss", "jsd",
+        "--learning_rates", 1e-3, "--check_steps", 2, "--output_dir", "out",
+    )  # fmt: skip
+    run("diffusion/sweep.py", *options)
+    (choice,) = json.loads(Path("out/learning_rates.json").read_text()).values()
+    assert math.isfinite(choice["losses"]["0.001"])
+    (row,) = read_rows("out/table.parquet")
+    assert row["learning_rate"] == 1e-3 and row["kappa"] == 20
+    assert {"share", "path_kl", "commit"} <= row.keys() and row["steps"] == 3

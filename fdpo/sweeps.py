@@ -1,0 +1,414 @@
+"""Sweeps: a program's runs over a grid of its options, and one tidy table of what came of them.
+
+Every option of the program may be given several values; a cell is one combination of them, run as
+one process of the program in a folder of its own (:mod:`fdpo.cells`). ``alpha`` and ``loss_args``
+belong to losses that have such a parameter: other losses are run once for all their values.
+
+**The learning rate.** With ``--learning_rate`` all cells have the rate that is given. With
+``--learning_rates`` each method gets the best of several for itself, so that none is judged at a
+bad one. A method is everything that varies but the seed and the strength (``beta``, ``kappa``): it
+is trained with each rate for ``--check_steps`` updates at its middle strength with the first seed,
+and gets the rate with the least mean loss over the second half of the updates. The losses of one
+method with one strength on the same pairs may be compared, those of two methods may not. For text
+it is the loss on held-out pairs; for images that of the pairs trained on, which within the first
+epoch the model has not seen either, each rate with the same pairs, times and noise. A rate whose
+check fails is out. The choice is kept in ``learning_rates.json``: later calls with the same rates
+and updates keep to it, whatever strengths and seeds they add. A short check favours large rates;
+one as long as the cells does not.
+
+A sweep's folder may take several sweeps, one after the other or at once: the table has all cells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from fdpo import arguments, runs
+from fdpo.arguments import Words
+from fdpo.cells import Cell, Workers
+from fdpo.locks import locked
+from fdpo.losses import loss_parameters
+from fdpo.options import RESETS
+from fdpo.tables import harmless, write_table
+
+RATES = "learning_rates.json"
+STRENGTH = ("beta", "kappa")
+Options = dict[str, Words]
+
+
+@dataclass(frozen=True)
+class Program:
+    """The program that cells run.
+
+    Arguments:
+        path: Its file.
+        types: The dataclasses of its options, a ``LossOptions`` among them.
+        reference: The options that its data and its reference's numbers depend on.
+        steps: The option that is the number of updates.
+        check: The options of a learning-rate check, in which ``{steps}`` stands for its updates.
+        check_figure: The figure in ``log.jsonl`` that is least at the best rate.
+        aliases: Other names of its options.
+    """
+
+    path: Path
+    types: tuple[type, ...]
+    reference: tuple[str, ...]
+    steps: str
+    check: Mapping[str, str]
+    check_figure: str
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class SweepArguments:
+    """Sweep."""
+
+    output_dir: str | None = field(
+        default=None, metadata={"help": "folder of the sweep; default: runs/PROGRAM-sweep"}
+    )
+    jobs: int = field(default=1, metadata={"help": "cells at a time, each on a GPU if there are"})
+    learning_rates: list[float] = field(
+        default_factory=list,
+        metadata={"help": "rates to check for each loss; default: --learning_rate for all"},
+    )
+    check_steps: int = field(
+        default=50, metadata={"help": "updates of a check; best as many as a cell has"}
+    )
+    print: bool = field(
+        default=False, metadata={"help": "only print the commands of what is not finished"}
+    )
+    keep_checkpoints: bool = field(
+        default=False, metadata={"help": "keep the checkpoints of finished cells"}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("jobs", "check_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        if not all(0 < rate < math.inf for rate in self.learning_rates):
+            raise ValueError(f"--learning_rates must be above 0, got {self.learning_rates}")
+        if self.output_dir is not None and Path(self.output_dir).is_file():
+            raise ValueError(f"--output_dir {self.output_dir}: is a file, a folder is needed")
+
+
+HELP = (
+    "Every option of {program} (see {program} --help) may be given several values, as in --loss "
+    "sigmoid jsd alpha --alpha 0.3 0.7 --beta 0.03 0.1 --seed 0 1 2: each combination is a cell, "
+    "the first option varying slowest; a loss that takes no alpha is run once, not once for each "
+    "alpha. An option that is a list is varied by giving it again. In the YAML file of --config "
+    "several values are a list. Finished cells are skipped, interrupted ones go on, failed ones "
+    "are tried again by the same command. With --learning_rates every method (what varies but "
+    "beta, kappa and seed) is trained with each rate for --check_steps updates, at its middle beta "
+    "with the first seed, and all its cells get the rate with the least {figure} over the second "
+    "half of them. OUTPUT_DIR/table.csv and .parquet hold a row for each finished cell."
+)
+
+
+def main(program: Program, argv: Sequence[str] | None = None) -> None:
+    """Runs a sweep from the command line.
+
+    Ends with status 0 if all cells are finished, 1 if some failed, 130 after Ctrl-C, 2 for a
+    mistake in the options, which is found before any cell starts.
+
+    Arguments:
+        program: The program that cells run.
+        argv: The command line; by default that of the process.
+    """
+    own, grid = arguments.parse_grid(
+        SweepArguments,
+        program.types,
+        argv,
+        program="sweep.py",
+        description=HELP.format(program=program.path.name, figure=program.check_figure),
+        aliases=program.aliases,
+        resets=RESETS,
+    )
+    with arguments.usage_errors():
+        sweep = Sweep(program, own, grid)
+    if own.print:
+        sweep.print_commands()
+        return
+    try:
+        failed = sweep.run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if failed:
+        print(f"{len(failed)} failed; the same command tries them again:", file=sys.stderr)
+        print(*(f"  {name}: {why}" for name, why in failed.items()), sep="\n", file=sys.stderr)
+        sys.exit(1)
+
+
+class Sweep:
+    """The cells of a grid, in a folder.
+
+    Arguments:
+        program: The program that cells run.
+        own: The sweep's own options.
+        grid: The values of each option that was given.
+
+    Raises:
+        ValueError: If a cell's options are wrong, or one has no effect on any cell.
+    """
+
+    def __init__(
+        self, program: Program, own: SweepArguments, grid: Mapping[str, list[Words]]
+    ) -> None:
+        self.program, self.own = program, own
+        self.root = Path(own.output_dir or f"runs/{program.path.parent.name}-sweep")
+        self.read = arguments.reader(program.types, program.aliases)
+        self.defaults = arguments.resolved(*self.read([]))
+        if "resume_from_checkpoint" in grid:
+            raise ValueError("--resume_from_checkpoint: a sweep goes on by itself")
+        if own.learning_rates and "learning_rate" in grid:
+            raise ValueError("--learning_rate has no effect with --learning_rates")
+        combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+        kept = [without_effect(options, self.defaults["loss"]) for options in combinations]
+        # Combinations that are one cell, such as 0.5 and 5e-1, have one name; the first stays.
+        named = {self.cell(options).name: options for options in reversed(kept)}
+        self.options = list(reversed(named.values()))
+        require_used(grid, kept)
+        self.methods: dict[str, list[Options]] = {}
+        if own.learning_rates:
+            for options in self.options:
+                self.methods.setdefault(self.method(options), []).append(options)
+        self.checks = {
+            method: {rate: self.check(members, rate) for rate in own.learning_rates}
+            for method, members in self.methods.items()
+        }
+
+    def cell(self, options: Options, kind: str = "cells") -> Cell:
+        """Returns the cell of a combination of options; raises what the program would."""
+        parsed = arguments.resolved(*self.read(command_line(options)))
+        name = f"{label(parsed)}-{digest(self._identity(options, parsed))}"
+        return Cell(
+            root=self.root,
+            kind=kind,
+            name=name,
+            program=self.program.path,
+            options=tuple(command_line(options)),
+            reference=digest([str(parsed[name]) for name in self.program.reference]),
+            environment=tracking(parsed.get("report_to"), self.root.name, name),
+        )
+
+    def _identity(self, options: Options, parsed: Mapping[str, Any]) -> dict[str, str]:
+        """Returns what makes a run another run: given, not the default, and not harmless."""
+        return {
+            name: str(parsed[name])
+            for name in sorted(options)
+            if parsed[name] != self.defaults[name] and not harmless(name)
+        }
+
+    def method(self, options: Options) -> str:
+        """Returns the name of a cell's method together with the check that it is given."""
+        kept = {k: v for k, v in options.items() if k not in (*STRENGTH, "seed")}
+        parsed = arguments.resolved(*self.read(command_line(kept)))
+        rule = [self.own.learning_rates, self.own.check_steps]
+        return f"{loss_label(parsed)}-{digest([self._identity(kept, parsed), rule])}"
+
+    def check(self, members: Sequence[Options], rate: float) -> Cell:
+        """Returns the check of a learning rate for a method, of which these are the cells."""
+        options = dict(members[0])
+        for name in (name for name in STRENGTH if name in options):
+            values = sorted({one[name] for one in members}, key=lambda words: float(words[0]))
+            options[name] = values[(len(values) - 1) // 2]
+        steps = str(self.own.check_steps)
+        options |= {"learning_rate": (str(rate),), self.program.steps: (steps,)}
+        options |= {k: (v.format(steps=steps),) for k, v in self.program.check.items()}
+        return self.cell(options, "checks")
+
+    # --- running ---
+
+    def run(self) -> dict[str, str]:
+        """Runs the checks and the cells that are not finished; returns why others failed.
+
+        Raises:
+            KeyboardInterrupt: If Ctrl-C or SIGTERM stopped it; the same call goes on.
+        """
+        workers = Workers(self.own.jobs, keep_checkpoints=self.own.keep_checkpoints)
+        open_methods = self.methods.keys() - self.chosen().keys()
+        checks = [c for m in self.methods if m in open_methods for c in self.checks[m].values()]
+        if checks:
+            print(f"learning rates: {len(checks)} checks", flush=True)
+            self._work(workers, checks, lambda: None)
+        failed = self.choose(workers.failed)
+        cells = self.cells()
+        done = sum(cell.finished for cell in cells)
+        print(f"{len(self.options)} cells, {done} of them finished, in {self.root}", flush=True)
+        self.write_table()
+        failed |= self._work(workers, cells, self.write_table)
+        self.write_table()
+        return failed
+
+    def _work(
+        self, workers: Workers, cells: Sequence[Cell], finished: Callable[[], None]
+    ) -> dict[str, str]:
+        failed = workers.run(cells, finished)
+        if workers.stopped:
+            done = sum(cell.finished for cell in cells)
+            print(f"stopped: {done} of {len(cells)} are finished; the same command goes on")
+            raise KeyboardInterrupt
+        return failed
+
+    def cells(self) -> list[Cell]:
+        """Returns the cells; of methods whose learning rate is checked, those that have one."""
+        if not self.methods:
+            return [self.cell(options) for options in self.options]
+        with locked(self.root / "locks" / RATES):
+            chosen, cells = self.chosen(), []
+            for options in self.options:
+                if choice := chosen.get(self.method(options)):
+                    rate = (str(choice["learning_rate"]),)
+                    cells.append(cell := self.cell(options | {"learning_rate": rate}))
+                    choice["cells"] = sorted({*choice["cells"], cell.name})
+            runs.write_json(self.root / RATES, chosen)
+        return cells
+
+    def print_commands(self) -> None:
+        """Prints a command for each cell that is not finished, or first for each check."""
+        self.choose({})
+        chosen = self.chosen()
+        checks = [
+            check for m in self.methods if m not in chosen for check in self.checks[m].values()
+        ]
+        every = checks or self.cells()
+        left = [cell for cell in every if not cell.finished]
+        for cell in left:
+            print(cell.printed())
+        what = "checks of learning rates; the cells come after them" if checks else "cells"
+        print(f"{len(left)} of {len(every)} {what}", file=sys.stderr)
+
+    # --- learning rates ---
+
+    def chosen(self) -> dict[str, Any]:
+        """Returns the choices of learning rates by method."""
+        path = self.root / RATES
+        return runs.read_json(path) if path.exists() else {}
+
+    def choose(self, failed: Mapping[str, str]) -> dict[str, str]:
+        """Chooses the rates of the methods whose checks have ended, and keeps them.
+
+        Returns why there is none, by the names of methods whose checks failed.
+        """
+        without = {}
+        for method, checks in self.checks.items():
+            ended = all(cell.finished or cell.name in failed for cell in checks.values())
+            if method in self.chosen() or not ended:
+                continue
+            losses = {
+                rate: check_loss(cell.folder / "log.jsonl", self.program.check_figure)
+                for rate, cell in checks.items()
+                if cell.finished
+            }
+            finite = {rate: loss for rate, loss in losses.items() if math.isfinite(loss)}
+            if finite:
+                self._keep(method, finite)
+            else:
+                without[method] = "no learning rate: every check failed or has no finite loss"
+        return without
+
+    def _keep(self, method: str, losses: Mapping[float, float]) -> None:
+        best = min(losses, key=lambda rate: (losses[rate], rate))
+        rates = self.own.learning_rates
+        at_edge = len(rates) > 1 and best in (min(rates), max(rates))
+        choice = {
+            "learning_rate": best,
+            "losses": {f"{rate:g}": losses.get(rate) for rate in rates},
+            "figure": self.program.check_figure,
+            "at_edge": at_edge,
+            "cells": [],
+            "checks": [str(cell.folder) for cell in self.checks[method].values()],
+        }
+        with locked(self.root / "locks" / RATES):
+            runs.write_json(self.root / RATES, {method: choice, **self.chosen()})
+        tried = ", ".join(f"{rate:g}: {losses.get(rate, math.nan):.4g}" for rate in rates)
+        edge = "; at the edge of those tried" if at_edge else ""
+        print(f"{method}: learning rate {best:g} ({tried}{edge})", flush=True)
+
+    def write_table(self) -> None:
+        """Writes the table of all cells in the folder (:func:`fdpo.tables.write_table`)."""
+        checked = {
+            cell: json.dumps(choice["losses"])
+            for choice in self.chosen().values()
+            for cell in choice["cells"]
+        }
+        with locked(self.root / "locks" / "table"):
+            write_table(self.root, self.defaults, checked)
+
+
+def without_effect(options: Options, default_loss: str) -> Options:
+    """Returns the options without ``alpha`` and ``loss_args`` where the loss has no such."""
+    loss = options.get("loss", (default_loss,))[0]
+    known = set(loss_parameters(loss))
+
+    def applies(name: str, words: Words) -> bool:
+        if name == "loss_args":
+            return not known.isdisjoint(parameter_names(words[0]))
+        return name != "alpha" or name in known
+
+    return {name: words for name, words in options.items() if applies(name, words)}
+
+
+def parameter_names(loss_args: str) -> Iterable[str]:
+    """Returns the names in ``--loss_args``, and raises ``ValueError`` where there are none."""
+    try:
+        return json.loads(loss_args).keys()
+    except (ValueError, AttributeError):
+        raise ValueError(f"--loss_args: a JSON object is expected, found {loss_args!r}") from None
+
+
+def require_used(grid: Mapping[str, list[Words]], cells: Sequence[Options]) -> None:
+    """Raises ``ValueError`` for a value that no cell has."""
+    for name, values in grid.items():
+        used = {options[name] for options in cells if name in options}
+        if unused := [words for words in values if words not in used]:
+            raise ValueError(f"--{name} {' '.join(unused[0])}: no loss of the grid takes it")
+
+
+def command_line(options: Options) -> list[str]:
+    """Returns the options as words of a command."""
+    words = []
+    for name, values in options.items():
+        words += [f"--{name}={values[0]}"] if len(values) == 1 else [f"--{name}", *values]
+    return words
+
+
+def digest(value: Any) -> str:
+    """Returns ten hexadecimal digits that tell values apart."""
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=5).hexdigest()
+
+
+def loss_label(parsed: Mapping[str, Any]) -> str:
+    """Returns the loss and its alpha, fit for a file's name."""
+    alpha = "" if parsed["alpha"] is None else f"-{parsed['alpha']:g}"
+    return runs.file_name(parsed["loss"] + alpha)[:40]
+
+
+def label(parsed: Mapping[str, Any]) -> str:
+    """Returns what a reader tells cells by, fit for a file's name."""
+    rate = f"lr{parsed['learning_rate']:g}"
+    return f"{loss_label(parsed)}-beta{parsed['beta']:g}-{rate}-seed{parsed['seed']}"
+
+
+def tracking(report_to: Any, group: str, name: str) -> dict[str, str]:
+    """Returns the variables that make a cell a run of the sweep's group in wandb."""
+    trackers = report_to.split(",") if isinstance(report_to, str) else report_to or ()
+    if not {"wandb", "all"} & set(trackers):
+        return {}
+    return {"WANDB_RUN_GROUP": group, "WANDB_NAME": name}
+
+
+def check_loss(log: Path, figure: str) -> float:
+    """Returns the mean of a figure over the second half of a log's steps; NaN without any."""
+    with log.open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    last = max((row["step"] for row in rows), default=0)
+    values = [row[figure] for row in rows if figure in row and row["step"] > last / 2]
+    return sum(values) / len(values) if values else math.nan
