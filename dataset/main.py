@@ -26,7 +26,7 @@ from huggingface_hub import HfApi
 from fdpo import arguments, preference_sets, preferences, runs
 from fdpo.llm import feedback, models
 from fdpo.llm.prompts import own_openings, read_prompts
-from fdpo.processes import processes
+from fdpo.processes import keep_freed_memory, processes
 from fdpo.scorers import get_scorer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,7 +83,7 @@ class PictureArguments:
         default=str(ROOT / "pretrained/mnist-ddpm"),
         metadata={"help": "what makes the pictures: hub id or folder"},
     )
-    num_groups: int = field(default=64, metadata={"help": "groups of pictures"})
+    num_groups: int = field(default=48, metadata={"help": "groups of pictures"})
     completions: int = field(
         default=0, metadata={"help": "pictures of a group; 0: 64, of a prompt 4"}
     )
@@ -282,6 +282,7 @@ def generate_pictures(
     from fdpo.diffusion import feedback, models
     from fdpo.diffusion.digits import load_classifier
 
+    keep_freed_memory()
     device = processes().device
     with arguments.usage_errors():
         model, process = models.load(what.model, device)

@@ -14,7 +14,7 @@ from fdpo.diffusion.digits import load_classifier, require_size
 from fdpo.diffusion.feedback import require_digit
 from fdpo.diffusion.models import load, shape_of
 from fdpo.diffusion.processes import STEPS
-from fdpo.processes import processes
+from fdpo.processes import keep_freed_memory, processes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,6 +49,7 @@ class EvaluateArguments:
 
 
 def main() -> None:
+    keep_freed_memory()
     (own,) = arguments.parse(
         (EvaluateArguments,), program="evaluate.py", description=(__doc__ or "").split("\n")[0]
     )

@@ -25,6 +25,7 @@ from fdpo.diffusion.models import load, save
 from fdpo.diffusion.pairs import Pictures
 from fdpo.diffusion.pictures import load_mnist, tiled, write_picture
 from fdpo.diffusion.pretraining import train_classifier
+from fdpo.processes import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIER = ROOT / "pretrained/mnist-classifier"
@@ -80,6 +81,7 @@ class PretrainArguments:
 
 
 def main() -> None:
+    keep_freed_memory()
     (own,) = arguments.parse(
         (PretrainArguments,), program="pretrain.py", description=(__doc__ or "").split("\n")[0]
     )

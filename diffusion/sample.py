@@ -14,7 +14,7 @@ from fdpo.diffusion.evaluation import Report, sample_pictures
 from fdpo.diffusion.models import load, shape_of
 from fdpo.diffusion.pictures import tiled, write_picture
 from fdpo.diffusion.processes import STEPS
-from fdpo.processes import processes
+from fdpo.processes import keep_freed_memory, processes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,6 +48,7 @@ class SampleArguments:
 
 
 def main() -> None:
+    keep_freed_memory()
     (own,) = arguments.parse(
         (SampleArguments,), program="sample.py", description=(__doc__ or "").split("\n")[0]
     )

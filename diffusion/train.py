@@ -28,7 +28,7 @@ from fdpo.diffusion.models import load, save, shape_of
 from fdpo.diffusion.pictures import load_mnist, load_small_digits, read_pair_folder, target_pairs
 from fdpo.diffusion.processes import STEPS
 from fdpo.options import RESETS, changed_default
-from fdpo.processes import run_first
+from fdpo.processes import keep_freed_memory, run_first
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIER = ROOT / "pretrained/mnist-classifier"
@@ -56,7 +56,7 @@ class DataArguments:
     target: int = field(default=2, metadata={"help": "the digit to draw more of"})
     classifier: str = field(default=str(CLASSIFIER), metadata={"help": "of digits: folder"})
     eval_samples: int = field(
-        default=1024, metadata={"help": "samples to compare before and after; 0: none"}
+        default=512, metadata={"help": "samples to compare before and after; 0: none"}
     )
     sampling_steps: int = field(
         default=STEPS, metadata={"help": "evaluations of the model a picture"}
@@ -132,6 +132,7 @@ def validation(own: DataArguments, process: Process, model: nn.Module) -> dict[s
 
 
 def main() -> None:
+    keep_freed_memory()
     own, training = arguments.parse(
         (DataArguments, TrainConfig),
         program="train.py",
