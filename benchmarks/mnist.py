@@ -22,7 +22,7 @@ from fdpo import arguments, runs
 
 RECIPE = "--learning_rate 1e-3 --lr_scheduler cosine --use_ema --ema_decay 0.95"
 MIXED = f"{RECIPE} --kappa 10 --loser_gradient 1"
-WITHOUT_SFT = f"{RECIPE} --kappa 20 --beta 0.25 --loser_gradient 0.1 --match_curvature"
+WITHOUT_SFT = f"{RECIPE} --method dpo --kappa 20 --beta 0.5 --loser_gradient 0.1 --match_curvature"
 TABLES = {
     "methods": {
         "0.1 DPO + 1 SFT": f"{MIXED} --dpo_weight 0.1 --sft_weight 1",
