@@ -56,7 +56,10 @@ class EvaluationArguments:
     )
     seed: int = field(default=HELD_OUT_SEED, metadata={"help": "of openings and samples"})
     output_dir: str | None = field(
-        default=None, metadata={"help": "folder for evaluation.json and samples.md; default: model"}
+        default=None,
+        metadata={
+            "help": "folder of evaluation.json, samples.md and samples.jsonl; default: model"
+        },
     )
 
 
@@ -114,6 +117,7 @@ def main() -> None:
     record = arguments.resolved(own) | metrics | {"warnings": comparison.warnings()}
     runs.write_json(folder / "evaluation.json", record)
     runs.write_text(folder / "samples.md", comparison.samples())
+    runs.write_jsonl(folder / "samples.jsonl", comparison.rows)
     print(*lines, sep="\n")
 
 

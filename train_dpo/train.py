@@ -192,6 +192,7 @@ def report(
         )
         metrics |= comparison.metrics()
         runs.write_text(folder / "samples.md", comparison.samples())
+        runs.write_jsonl(folder / "samples.jsonl", comparison.rows)
         print(comparison.samples(3), comparison.table(), sep="\n")
     runs.write_json(folder / "metrics.json", metrics)
     print(f"run folder: {folder}")

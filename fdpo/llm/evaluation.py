@@ -7,8 +7,9 @@ that the divergences are those of the policy and not of a filtered or re-tokenis
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,22 +48,25 @@ def held_out_openings(
 
 @dataclass(frozen=True)
 class Comparison:
-    """What :func:`compare` found.
+    r"""What :func:`compare` found.
 
     Arguments:
         before: The reference's figures by name, each with its standard error over openings.
         after: The policy's, and its divergences from the reference in nats.
         deviations: The standard deviation of each of the reference's rewards over all samples.
-        texts: For each opening: the opening, a completion of the reference, and one of the policy.
+        rows: Every sample of both models: ``model`` (``reference`` or ``policy``), the numbers of
+            ``opening`` and ``sample``, ``prompt`` and ``completion``, ``log_ratio``
+            (:math:`\log \pi/\pi_\text{ref}`) and ``kl`` (from the other model, over the whole
+            vocabulary) in nats, ``entropy`` in nats per token, and ``reward/NAME``.
     """
 
     before: dict[str, Estimate]
     after: dict[str, Estimate]
     deviations: dict[str, float]
-    texts: list[tuple[str, str, str]]
+    rows: list[dict[str, Any]]
 
     def metrics(self) -> dict[str, float]:
-        """Returns everything but the texts under flat keys, standard errors as ``*_se``."""
+        """Returns everything but the samples under flat keys, standard errors as ``*_se``."""
         deviations = {f"base_{name}_sd": value for name, value in self.deviations.items()}
         return flat(self.before, "base_") | flat(self.after) | deviations
 
@@ -85,11 +89,15 @@ class Comparison:
 
     def samples(self, count: int = 8) -> str:
         """Returns the first openings with both completions, as Markdown."""
-        blocks = [
-            f"**{_inline(prompt)}** …\n\n- before: {_inline(before)}\n- after: {_inline(after)}\n"
-            for prompt, before, after in self.texts[:count]
-        ]
-        return "\n".join(blocks)
+        first = [row for row in self.rows if row["sample"] == 0 and row["opening"] < count]
+        both = (
+            [row for row in first if row["model"] == model] for model in ("reference", "policy")
+        )
+        return "\n".join(
+            f"**{_inline(before['prompt'])}** …\n\n- before: {_inline(before['completion'])}\n"
+            f"- after: {_inline(after['completion'])}\n"
+            for before, after in zip(*both, strict=True)
+        )
 
 
 def compare(
@@ -150,11 +158,36 @@ def compare(
         after={name: estimate for name, (estimate, _) in after.items()}
         | _divergences(base, own, drawn, divergence),
         deviations={name: before[name][1].std().item() for name in scorers},
-        texts=[
-            (prompt, b[0].text, a[0].text)
-            for prompt, b, a in zip(prompts, drawn["before"], drawn["after"], strict=True)
+        rows=[
+            *_rows("reference", prompts, drawn["before"], base, before, scorers),
+            *_rows("policy", prompts, drawn["after"], own, after, scorers),
         ],
     )
+
+
+def _rows(
+    model: str,
+    prompts: Sequence[str],
+    drawn: list[list[Completion]],
+    scored: ScoredByBoth,
+    figures: Mapping[str, tuple[Estimate, Tensor]],
+    rewards: Collection[str],
+) -> Iterator[dict[str, Any]]:
+    """Yields the samples of a model with what is known of each."""
+    ratios = _log_probs(drawn) - scored.other_log_probs
+    numbers = {
+        "log_ratio": ratios if model == "policy" else -ratios,
+        "kl": scored.kls,
+        "entropy": scored.entropies,
+        **{f"reward/{name}": figures[name][1] for name in rewards},
+    }
+    for i, (prompt, row) in enumerate(zip(prompts, drawn, strict=True)):
+        for j, completion in enumerate(row):
+            yield {
+                "model": model, "opening": i, "sample": j,
+                "prompt": prompt, "completion": completion.text,
+                **{name: values[i, j].item() for name, values in numbers.items()},
+            }  # fmt: skip
 
 
 def _divergences(

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fdpo import get_divergence
+from fdpo import estimators, get_divergence
 from fdpo.llm.evaluation import Comparison, compare, held_out_openings
 from fdpo.llm.models import fitting_length, load_model, load_tokenizer, require_weights
 
+MODELS = ("reference", "policy")
 PROMPTS = [" the film", " I", " a truly great story"] * 4
 
 
@@ -69,7 +70,26 @@ def test_a_policy_that_is_its_reference_has_no_divergence(tiny_model: Path) -> N
     assert same.after["reverse_kl"].value == pytest.approx(0, abs=1e-4)
     assert same.after["js"].value == pytest.approx(0, abs=1e-4)
     assert same.after["entropy"] == same.before["entropy"]
-    assert all(before == after for _, before, after in same.texts)
+    texts = [[r["completion"] for r in same.rows if r["model"] == m] for m in MODELS]
+    assert texts[0] == texts[1] and len(texts[0]) == 12
+
+
+def test_figures_follow_from_the_samples(comparison: Comparison) -> None:
+    """The rows suffice to estimate everything anew, as a bootstrap over openings does."""
+
+    def values(model: str, name: str) -> torch.Tensor:
+        rows = [row for row in comparison.rows if row["model"] == model]
+        places = [(row["opening"], row["sample"]) for row in rows]
+        assert places == [(i, j) for i in range(len(PROMPTS)) for j in range(16)]
+        assert [row["prompt"] for row in rows[::16]] == PROMPTS
+        return torch.tensor([row[name] for row in rows]).view(-1, 16)
+
+    after, before = comparison.after, comparison.before
+    assert values("policy", "reward/great").mean() == pytest.approx(after["great"].value)
+    assert values("reference", "entropy").mean() == pytest.approx(before["entropy"].value)
+    assert values("policy", "kl").mean() == pytest.approx(after["reverse_kl_rao_blackwell"].value)
+    ratios = [values(model, "log_ratio") for model in reversed(MODELS)]
+    assert estimators.jensen_shannon(*ratios).value == pytest.approx(after["js"].value, rel=1e-4)
 
 
 def test_table_and_samples_show_both_sides(comparison: Comparison) -> None:
