@@ -18,6 +18,7 @@ from transformers import ProgressCallback
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from fdpo import arguments, preferences, runs
+from fdpo.calibration import calibration
 from fdpo.llm.callbacks import BriefProgress, StopOnInterrupt
 from fdpo.llm.config import FDPOConfig
 from fdpo.llm.data import load_preferences, require_room
@@ -147,7 +148,7 @@ def make_trainer(
         name,
         training,
         train_dataset=data["train"],
-        eval_dataset=data["test"] if training.eval_strategy != "no" else None,
+        eval_dataset=data["test"] if len(data["test"]) else None,
         processing_class=tokenizer,
         peft_config=get_peft_config(model),
         quantization_config=get_quantization_config(model),
@@ -177,6 +178,11 @@ def report(
     """Compares the policy with its reference and writes what a reader would look at."""
     seconds = trainer.state.log_history[-1].get("train_runtime")
     metrics = {"steps": trainer.state.global_step, "train_seconds": seconds}
+    if trainer.eval_dataset is not None:
+        found = calibration(*trainer.held_out_margins(), seed=trainer.args.seed)
+        metrics |= found.metrics("pairs_")
+    if not trainer.is_world_process_zero():
+        return
     if held_out:
         print(f"sampling {len(held_out)} held-out openings before and after", flush=True)
         comparison = compare(
@@ -194,6 +200,7 @@ def report(
         runs.write_text(folder / "samples.md", comparison.samples())
         runs.write_jsonl(folder / "samples.jsonl", comparison.rows)
         print(comparison.samples(3), comparison.table(), sep="\n")
+    runs.write_jsonl(folder / "log.jsonl", trainer.state.log_history)
     runs.write_json(folder / "metrics.json", metrics)
     print(f"run folder: {folder}")
 
@@ -228,9 +235,7 @@ def main() -> None:
         sys.exit(130)
     trainer.save_model()
     trainer.create_model_card(folder.name)
-    if trainer.is_world_process_zero():
-        runs.write_jsonl(folder / "log.jsonl", trainer.state.log_history)
-        report(own, trainer, model.model_name_or_path, held_out, folder)
+    report(own, trainer, model.model_name_or_path, held_out, folder)
     if training.push_to_hub:
         trainer.push_to_hub(dataset_name=own.dataset_name)
     trainer.end()

@@ -6,10 +6,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
 from fdpo.llm.config import FDPOConfig
 from fdpo.llm.trainer import FDPOTrainer
@@ -55,7 +54,7 @@ def held_out_margins(
             use_cpu=policy.device.type == "cpu",
             bf16=False,
             gradient_checkpointing=False,
-            reference_cache="off",  # both models are asked
+            reference_cache="off",
             report_to="none",
             disable_tqdm=True,
         )
@@ -66,11 +65,6 @@ def held_out_margins(
             train_dataset=Dataset.from_list([pair.row() for pair in pairs]),
             processing_class=tokenizer,
         )
-        policy.eval()
-        margins = []
-        for batch in trainer.get_eval_dataloader(trainer.train_dataset):
-            sides = (trainer.compute_ref_log_probs(m, batch) for m in (policy, reference))
-            chosen, rejected = (own - base for own, base in zip(*sides, strict=True))
-            found = config.pair_losses(chosen, rejected, *config.resolve())
-            margins.append(found.margins.cpu())
-    return torch.cat(margins), [str(prompt) for prompt in trainer.train_dataset["prompt"]]
+        trainer.remove_callback(PrinterCallback)
+        trainer.eval_dataset = trainer.train_dataset
+        return trainer.held_out_margins()

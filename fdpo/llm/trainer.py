@@ -103,6 +103,7 @@ class FDPOTrainer(DPOTrainer):
             "eval": defaultdict(list),
         }
         self.tokens_seen = 0
+        self.held_out: dict[int, float] = {}  # margins by pair, of the last evaluation
         if kwargs.get("processing_class") is None:
             name = model if isinstance(model, str) else model.name_or_path
             kwargs["processing_class"] = AutoTokenizer.from_pretrained(name)
@@ -185,6 +186,16 @@ class FDPOTrainer(DPOTrainer):
             prefetch_factor=args.dataloader_prefetch_factor,
         )
         return self.accelerator.prepare(loader)
+
+    def held_out_margins(self) -> tuple[Tensor, list[str]]:
+        r"""Evaluates, and returns the margin and the prompt of each pair of ``eval_dataset``.
+
+        The margins :math:`m = \beta(g(\ell_w) - g(\ell_l))` have shape (N), in float32.
+        """
+        self.held_out = {}
+        self.evaluate()
+        margins = torch.tensor([self.held_out[pair] for pair in range(len(self.held_out))])
+        return margins, [str(prompt) for prompt in self.eval_dataset["prompt"]]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means since the last call to the trainer's own figures, and logs both."""
@@ -301,7 +312,10 @@ class FDPOTrainer(DPOTrainer):
         for name, mean in zip(columns, values.mean(dim=0).tolist(), strict=True):
             if name != "losses":
                 self.means[mode][name].append(mean)
-        if self.args.log_pairs and mode == "train" and self.is_world_process_zero():
+        if mode == "eval":
+            margins = values[:, list(columns).index("rewards/margins")]
+            self.held_out.update(zip(numbers, margins.tolist(), strict=True))
+        elif self.args.log_pairs and self.is_world_process_zero():
             self._write_pairs(numbers, list(columns), values.tolist())
 
     def _stop_if_not_finite(self, numbers: list[int], values: Tensor) -> None:

@@ -57,7 +57,8 @@ def test_a_run_leaves_what_its_folder_promises(
     record = json.loads((out / "run.json").read_text())
     assert record["options"]["alpha"] == 0.5 and record["options"]["loss"] == "alpha"
     metrics = json.loads((out / "metrics.json").read_text())
-    names = {"vader", "entropy", "distinct_2", "reverse_kl", "js"}
+    names = {"vader", "entropy", "distinct_2", "reverse_kl", "js", "pairs_accuracy", "pairs_nll"}
+    assert 0 <= metrics["pairs_ece"] <= 1
     assert names | {f"{name}_se" for name in names} <= metrics.keys()
     assert metrics["steps"] == 3  # 12 of 16 pairs, by 4
     assert all(math.isfinite(value) for value in metrics.values())
@@ -66,6 +67,11 @@ def test_a_run_leaves_what_its_folder_promises(
     assert load_file(out / "model.safetensors")
     assert "alpha(0.5)" in (out / "README.md").read_text()
     assert (out / "samples.md").read_text().count("- after: ") == 4
+    samples = [json.loads(line) for line in (out / "samples.jsonl").open()]
+    policy = [row for row in samples if row["model"] == "policy"]
+    assert len(policy) == 2 * 4 == len(samples) / 2
+    vader = sum(row["reward/vader"] for row in policy) / len(policy)
+    assert vader == pytest.approx(metrics["vader"], abs=1e-6)
     printed = capsys.readouterr().out
     assert "16 pairs made of 16 candidates" in printed
     assert re.search(r"reverse_kl +\S+ ± \S+", printed)
