@@ -35,6 +35,9 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> li
 class Decoder:
     """Sequences that grow, and what comes next in each.
 
+    A prompt is run once for all its copies. A model that gives no key-value cache (a recurrent one)
+    runs its sequences whole at every token.
+
     ``ids``, with shape (B, T), are -1 where they are padded, on the left. ``log_probs``, with
     shape (B, V) and in float32, are those of the next tokens.
     """
@@ -50,22 +53,24 @@ class Decoder:
         self.ids = torch.tensor(
             [[-1] * (length - len(ids)) + [*ids] for ids in prompts], device=device_of(model)
         )
-        self._forward(length)
+        self._forward()
         rows = torch.arange(len(prompts), device=self.ids.device)
         self.select(rows.repeat_interleave(copies))
 
     def append(self, tokens: Tensor) -> None:
         """Adds a token to each sequence."""
         self.ids = torch.cat([self.ids, tokens[:, None]], 1)
-        self._forward(1)
+        self._forward()
 
     def select(self, rows: Tensor) -> None:
         """Goes on with these sequences, in this order; one may occur several times."""
         self.ids = self.ids[rows]
         self.log_probs = self.log_probs[rows]
-        self.cache.batch_select_indices(rows)
+        if self.cache is not None:
+            self.cache.batch_select_indices(rows)
 
-    def _forward(self, new: int) -> None:
+    def _forward(self) -> None:
+        new = self.ids.shape[1] if self.cache is None else 1
         mask = (self.ids >= 0).long()
         output = self.model(
             input_ids=self.ids[:, -new:].clamp(min=0),
@@ -75,7 +80,7 @@ class Decoder:
             use_cache=True,
             logits_to_keep=1,
         )
-        self.cache = output.past_key_values
+        self.cache = getattr(output, "past_key_values", None)
         self.log_probs = output.logits[:, -1].float().log_softmax(-1)
 
 
