@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,52 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> li
     """Tokenises prompts; of an empty one remains the begin token, where every text starts."""
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     return [tokenizer(prompt)["input_ids"] or [start] for prompt in prompts]
+
+
+class RoomyLayer(DynamicLayer):
+    """The keys and values of a layer in buffers with room, where a token joins those before it.
+
+    transformers' own layer copies all of them into new memory for every token, which takes longer
+    than the model itself.
+    """
+
+    ROOM = 32  # places by which buffers grow
+    buffers: tuple[Tensor, Tensor]
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, layer: DynamicLayer) -> None:
+        super().__init__()
+        self.lazy_initialization(layer.keys, layer.values)
+        self._show((layer.keys, layer.values), layer.get_seq_length())
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        start, new = self.get_seq_length(), key_states.shape[-2]
+        if start + new > self.buffers[0].shape[-2]:
+            room = new + self.ROOM
+            self.buffers = _with_room(self.keys, room), _with_room(self.values, room)
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer.narrow(-2, start, new).copy_(states)
+        self._show(self.buffers, start + new)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        keys, values = self.buffers
+        self._show((keys[indices], values[indices]), self.get_seq_length())
+
+    def _show(self, buffers: tuple[Tensor, Tensor], length: int) -> None:
+        self.buffers = buffers
+        self.keys, self.values = (buffer.narrow(-2, 0, length) for buffer in buffers)
+
+
+def _with_room(states: Tensor, room: int) -> Tensor:
+    shape = list(states.shape)
+    shape[-2] += room
+    buffer = states.new_empty(shape)
+    buffer.narrow(-2, 0, states.shape[-2]).copy_(states)
+    return buffer
 
 
 class Decoder:
@@ -54,6 +101,10 @@ class Decoder:
             [[-1] * (length - len(ids)) + [*ids] for ids in prompts], device=device_of(model)
         )
         self._forward()
+        layers = getattr(self.cache, "layers", [])
+        for number, layer in enumerate(layers):
+            if type(layer) is DynamicLayer:  # others, of a sliding window say, do not grow
+                layers[number] = RoomyLayer(layer)
         rows = torch.arange(len(prompts), device=self.ids.device)
         self.select(rows.repeat_interleave(copies))
 

@@ -17,7 +17,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from fdpo.llm.decoding import Decoder, inference
+from fdpo.llm.decoding import Decoder, RoomyLayer, inference
 
 SMALL: dict[str, Any] = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}
@@ -57,7 +57,10 @@ def require_equal(decoder: Decoder, sequences: list[list[int]]) -> None:
     assert torch.allclose(decoder.log_probs, expected, atol=1e-5)
 
 
-def test_every_copy_grows_as_if_it_were_alone(model: PreTrainedModel) -> None:
+def test_every_copy_grows_as_if_it_were_alone(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RoomyLayer, "ROOM", 2)  # so that buffers grow several times
     sequences = [[*ids] for ids in PROMPTS for _ in range(COPIES)]
     with inference(model):
         decoder = Decoder(model, PROMPTS, copies=COPIES)
@@ -85,3 +88,14 @@ def test_a_prompt_is_run_once_for_its_copies(model: PreTrainedModel) -> None:
     handle.remove()
     recurrent = model.config.model_type == "mamba"  # has no key-value cache: it reads all again
     assert shapes == [(3, 6), (9, 7 if recurrent else 1)]
+
+
+def test_a_token_joins_those_before_it_in_place() -> None:
+    model = AutoModelForCausalLM.from_config(CONFIGS["gpt2"])
+    places = []
+    with inference(model):
+        decoder = Decoder(model, PROMPTS, copies=COPIES)
+        for step in range(RoomyLayer.ROOM):
+            decoder.append(tokens(len(PROMPTS) * COPIES, step))
+            places.append(decoder.cache.layers[0].keys.data_ptr())
+    assert len(set(places)) == 1
