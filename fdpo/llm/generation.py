@@ -125,8 +125,7 @@ def _draw(
     rows = list(range(len(decoder.ids)))
     drawn: list[tuple[list[int], list[float]]] = [([], []) for _ in rows]
     for step in range(max_new_tokens):
-        weights = (decoder.log_probs / temperature).softmax(-1)
-        tokens = torch.multinomial(weights, 1, generator=generator)
+        tokens = _drawn_from((decoder.log_probs / temperature).softmax(-1), generator)
         values = decoder.log_probs.gather(1, tokens)
         for row, token, value in zip(rows, tokens.tolist(), values.tolist(), strict=True):
             drawn[row][0].extend(token)
@@ -140,6 +139,18 @@ def _draw(
             tokens = tokens[running]
         decoder.append(tokens[:, 0])
     return [(ids, math.fsum(values)) for ids, values in drawn]
+
+
+def _drawn_from(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """Draws an index for each row of weights, with shape (B, V); the result has shape (B, 1).
+
+    By one uniform number a row, where ``torch.multinomial`` draws one for every weight.
+    """
+    ends = weights.cumsum(-1, dtype=torch.float64)
+    uniform = torch.rand(len(ends), 1, dtype=torch.float64, device=ends.device, generator=generator)
+    # An index without weight ends where the one before it does: it is never the first beyond.
+    found = torch.searchsorted(ends, uniform * ends[:, -1:], right=True)
+    return found.clamp(max=weights.shape[-1] - 1)
 
 
 def completion_log_probs(
