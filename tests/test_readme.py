@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands there."""
+"""The Python of README and docs runs as it stands there."""
 
 import re
 from pathlib import Path
@@ -17,6 +17,16 @@ def test_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(chosen, torch.Tensor) and chosen.grad is not None
     assert torch.isfinite(chosen.grad).all() and (chosen.grad < 0).all()
     assert "tensor(" in capsys.readouterr().out
+
+
+def test_python_of_the_page_on_images_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/images.md").read_text(), re.DOTALL)
+    (tmp_path / "pretrained").symlink_to(ROOT / "pretrained")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FDPO_CACHE", str(tmp_path / "cache"))
+    exec(compile(code, "docs/images.md", "exec"), {})
+    weights = "diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "runs/mine" / weights).exists()
 
 
 def test_commands_and_links_exist() -> None:
