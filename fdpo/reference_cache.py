@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import struct
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,10 +38,9 @@ def key_of(*values: np.ndarray) -> tuple[int, int]:
     """Returns 128 bits that tell arrays apart."""
     digest = hashlib.blake2b(digest_size=16)
     for value in values:
-        digest.update(repr((value.dtype.str, value.shape)).encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
-    first, second = np.frombuffer(digest.digest(), np.int64).tolist()
-    return first, second
+        digest.update(f"{value.dtype.str}{value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).data)
+    return struct.unpack("<qq", digest.digest())
 
 
 def fingerprint(parameters: Iterable[tuple[str, Tensor]], *facts: object) -> str:

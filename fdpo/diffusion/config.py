@@ -204,4 +204,5 @@ class DiffusionConfig(LossOptions):
             betas=(self.adam_beta1, self.adam_beta2),
             weight_decay=self.adam_weight_decay,
             eps=self.adam_epsilon,
+            fused=True,
         )

@@ -115,19 +115,20 @@ class DrawnPairs(Dataset[dict[str, Any]]):
         noise = torch.randn(self.samples, *shape, generator=generator)
         drawn = {**pair, "index": index, "times": times, "noise": noise}
         if self.keyed:
-            drawn["keys"] = {side: _keys(pair, side, times, noise) for side in SIDES}
+            draws = [key_of(*map(_array, draw)) for draw in zip(times, noise, strict=True)]
+            drawn["keys"] = {side: _keys(pair, side, draws) for side in SIDES}
         return drawn
 
 
-def _keys(pair: Mapping[str, Any], side: str, times: Tensor, noise: Tensor) -> Tensor:
-    picture = pair[side], *_tensors(pair.get("conditions", {}).get(side, {}))
-    shared = [_bytes(value) for value in picture]
-    draws = zip(times, noise, strict=True)
-    return torch.tensor([key_of(*shared, _bytes(time), _bytes(one)) for time, one in draws])
+def _keys(pair: Mapping[str, Any], side: str, draws: Sequence[tuple[int, int]]) -> Tensor:
+    shown = pair[side], *_tensors(pair.get("conditions", {}).get(side, {}))
+    picture = key_of(*map(_array, shown))
+    return torch.tensor([key_of(np.array((*picture, *draw))) for draw in draws])
 
 
-def _bytes(value: Tensor) -> np.ndarray:
-    return value.contiguous().flatten().view(torch.uint8).numpy()  # numpy has no bfloat16
+def _array(value: Tensor) -> np.ndarray:
+    # numpy has no bfloat16
+    return (value.view(torch.int16) if value.dtype == torch.bfloat16 else value).numpy()
 
 
 def _tensors(conditions: Mapping[str, Any]) -> list[Tensor]:
