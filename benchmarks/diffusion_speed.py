@@ -20,7 +20,6 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from cells import ROOT
 from side_by_side import (
     Row,
     alternate,
@@ -53,7 +52,7 @@ class Arguments:
     """Comparison."""
 
     data_root: str = field(default="data", metadata={"help": "folder of MNIST's files"})
-    model: str = field(default=str(ROOT / "pretrained/mnist-ddpm"), metadata={"help": "folder"})
+    model: str = field(default="pretrained/mnist-ddpm", metadata={"help": "folder"})
     batch: int = field(default=64, metadata={"help": "pairs of an update"})
     updates: int = field(default=30, metadata={"help": "updates of an epoch"})
     rounds: int = field(default=5, metadata={"help": "rounds"})

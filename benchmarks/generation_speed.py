@@ -18,7 +18,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from cells import ROOT
 from side_by_side import Row, alternate, now, ratio, table, values
 
 from fdpo import arguments, preferences
@@ -37,10 +36,8 @@ class Arguments:
     """Comparison."""
 
     data_root: str = field(default="data", metadata={"help": "folder of the data"})
-    model: str = field(default=str(ROOT / "pretrained/imdb-gpt2"), metadata={"help": "folder"})
-    scorer: str = field(
-        default=str(ROOT / "pretrained/imdb-sentiment"), metadata={"help": "what scores"}
-    )
+    model: str = field(default="pretrained/imdb-gpt2", metadata={"help": "folder"})
+    scorer: str = field(default="pretrained/imdb-sentiment", metadata={"help": "what scores"})
     prompts: int = field(default=100, metadata={"help": "openings"})
     completions: int = field(default=6, metadata={"help": "completions of each"})
     max_new_tokens: int = field(default=48, metadata={"help": "longest completion, tokens"})
