@@ -67,12 +67,7 @@ def parse(
         print(_help(parser, program, description, None if everything else common))
         raise SystemExit(0)
     with usage_errors():
-        given = parser.read(argv)
-        preset = parser.read_file(given.pop("config")) if "config" in given else {}
-        for option, dependent in (resets or {}).items():
-            if option in given:
-                preset = {name: value for name, value in preset.items() if name not in dependent}
-        parsed = parser.build({**preset, **given})
+        parsed = parser.build(_with_preset(parser, argv, resets or {}))
         if check is not None:
             check(*parsed)
     return parsed
@@ -128,14 +123,21 @@ def parse_grid(
         print(_help(parser, program, description, None))
         raise SystemExit(0)
     with usage_errors():
-        given = parser.read(argv)
-        preset = parser.read_file(given.pop("config")) if "config" in given else {}
-        for option, dependent in (resets or {}).items():
-            if option in given:
-                preset = {name: value for name, value in preset.items() if name not in dependent}
-        values = {**preset, **given}
+        values = _with_preset(parser, argv, resets or {})
         (instance,) = parser.build(values)
     return instance, {name: values[name] for name in values if name in parser.grid}
+
+
+def _with_preset(
+    parser: "_Parser", argv: Sequence[str], resets: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """Values of the YAML file, then of the command line, which may discard some of the file's."""
+    given = parser.read(argv)
+    preset = parser.read_file(given.pop("config")) if "config" in given else {}
+    for option, dependent in resets.items():
+        if option in given:
+            preset = {name: value for name, value in preset.items() if name not in dependent}
+    return {**preset, **given}
 
 
 def resolved(*parsed: Any) -> dict[str, Any]:
