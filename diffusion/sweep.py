@@ -1,6 +1,6 @@
 """Trains a grid of losses and strengths on the same pictures, and puts all figures into one table.
 
-    python diffusion/sweep.py --loss sigmoid jsd alpha --alpha 0.3 0.7 --kappa 20 400 --seed 0 1
+    python diffusion/sweep.py --loss sigmoid jsd alpha --alpha 0.3 0.7 --kappa 5 20 --seed 0 1
 
 Each cell is a run of ``diffusion/train.py``, whose options all may be given several values; the
 pairs are made by the first, and the reference is run once for a seed. ``--config

@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    MistralConfig,
-    PreTrainedModel,
-    Qwen2Config,
-)
+from transformers import MistralConfig, PreTrainedModel
 from trl.trainer.utils import add_fused_lm_head
 
 from fdpo.llm.batches import PairCollator
 from fdpo.llm.scoring import scored, sums, visible, why_not_shared
-
-SMALL: dict[str, Any] = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2}
-HEADS = {"num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}
-CONFIGS = {
-    "gpt2": GPT2Config(
-        vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=64,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-    ),
-    "gpt_neox": GPTNeoXConfig(**SMALL, **HEADS),
-    "llama": LlamaConfig(**SMALL, **HEADS, num_key_value_heads=1),
-    "qwen2": Qwen2Config(**SMALL, **HEADS, num_key_value_heads=1),
-}  # fmt: skip
+from tests.llm import architectures
+from tests.llm.architectures import HEADS, SMALL
+from tests.llm.architectures import SHAREABLE as CONFIGS
 
 
 def model_of(config: Any) -> PreTrainedModel:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(copy.deepcopy(config)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape)
+    model = architectures.model_of(config)
     add_fused_lm_head(model)
     return model
 

@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    MambaConfig,
-    MistralConfig,
-    PreTrainedModel,
-    Qwen2Config,
-)
+from transformers import PreTrainedModel
 
 from fdpo.llm.decoding import Decoder, RoomyLayer, inference
+from tests.llm.architectures import ALL, model_of
 
-SMALL: dict[str, Any] = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2}
-HEADS = {"num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}
-CONFIGS = {
-    "gpt2": GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=64),
-    "gpt_neox": GPTNeoXConfig(**SMALL, **HEADS),
-    "llama": LlamaConfig(**SMALL, **HEADS, num_key_value_heads=1),
-    "mistral": MistralConfig(**SMALL, **HEADS, num_key_value_heads=1, sliding_window=4),
-    "qwen2": Qwen2Config(**SMALL, **HEADS, num_key_value_heads=1),
-    "mamba": MambaConfig(**SMALL, state_size=4),
-}
 PROMPTS = [[5, 9, 2, 7], [3], [8, 1, 4, 4, 6, 2]]
 COPIES = 3
 
 
-@pytest.fixture(params=CONFIGS)
+@pytest.fixture(params=ALL)
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIGS[request.param])
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape)
-    return model
+    return model_of(ALL[request.param])
 
 
 def tokens(n: int, seed: int) -> torch.Tensor:
@@ -91,7 +66,7 @@ def test_a_prompt_is_run_once_for_its_copies(model: PreTrainedModel) -> None:
 
 
 def test_a_token_joins_those_before_it_in_place() -> None:
-    model = AutoModelForCausalLM.from_config(CONFIGS["gpt2"])
+    model = model_of(ALL["gpt2"])
     places = []
     with inference(model):
         decoder = Decoder(model, PROMPTS, copies=COPIES)

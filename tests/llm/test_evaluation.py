@@ -49,7 +49,6 @@ def test_reward_and_divergences_show_the_change(comparison: Comparison) -> None:
         after["reverse_kl_rao_blackwell"].value + after["forward_kl_rao_blackwell"].value, rel=0.3
     )
     assert after["trained_divergence"].value == pytest.approx(after["alpha_0.5"].value / 2)
-    assert all(1 < side["vendi_score"].value < 16 for side in (before, after))
     assert after["entropy"].value < before["entropy"].value
     assert set(comparison.metrics()) >= {
         "great",
@@ -65,11 +64,12 @@ def test_reward_and_divergences_show_the_change(comparison: Comparison) -> None:
 def test_a_policy_that_is_its_reference_has_no_divergence(tiny_model: Path) -> None:
     model, tokenizer = load_model(str(tiny_model)), load_tokenizer(str(tiny_model))
     same = compare(
-        model, model, tokenizer, PROMPTS[:3], {}, samples=4, max_new_tokens=8, seed=0
+        model, model, tokenizer, PROMPTS[:3], {}, samples=4, max_new_tokens=8, seed=0, embed=True
     )  # fmt: skip
     assert same.after["reverse_kl"].value == pytest.approx(0, abs=1e-4)
     assert same.after["js"].value == pytest.approx(0, abs=1e-4)
-    assert same.after["entropy"] == same.before["entropy"]
+    for name in ("entropy", "distinct_2", "self_bleu", "vendi_score"):
+        assert same.after[name] == same.before[name]
     texts = [[r["completion"] for r in same.rows if r["model"] == m] for m in MODELS]
     assert texts[0] == texts[1] and len(texts[0]) == 12
 
