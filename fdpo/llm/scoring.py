@@ -11,6 +11,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from fdpo.llm.batches import PREFIX, PairCollator
+from fdpo.llm.head import tiled_head
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}  # of a log-probability; others 0.1
 
@@ -29,7 +30,7 @@ def scored(model: Any, batch: Mapping[str, Tensor], bare: nn.Module, **kwargs: A
     Returns:
         TRL's outputs, whose per-token fields have the shape (1, T) of the batch's targets.
     """
-    with _only_scored(_backbone(bare), batch):
+    with _only_scored(_backbone(bare), batch), tiled_head(batch["input_ids"].device):
         targets = batch["targets"][None]
         return model(**model_inputs(batch), shift_labels=targets, fused_lm_head=True, **kwargs)
 
