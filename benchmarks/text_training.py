@@ -34,6 +34,7 @@ from fdpo.llm import FDPOConfig, FDPOTrainer
 
 SIZES = {"2.6M": (48, 4, 4), "25M": (320, 8, 8), "124M": (768, 12, 12)}  # width, layers, heads
 WARM = 2  # updates before the clock runs
+COUNTED = 2  # updates whose FLOP are counted
 PRECOMPUTED, KEPT = ", precomputed", ", reference kept"
 SIDES = ("trl", "trl" + PRECOMPUTED, "fdpo", "fdpo" + KEPT)
 PAIRS = "pairs.jsonl"
@@ -142,6 +143,19 @@ def _cache(setting: Setting, side: str) -> Iterator[Path]:
         yield setting.folder if side.endswith(KEPT) else Path(empty)
 
 
+class FlopCount(TrainerCallback):
+    """Counts the FLOP of all updates, without what comes before the first."""
+
+    def __init__(self) -> None:
+        self.counter = FlopCounterMode(display=False)
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.counter.__enter__()
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        self.counter.__exit__(None, None, None)
+
+
 def flops_per_pair(setting: Setting, side: str) -> float:
     """Counts what a side computes for a pair in matrix products and attention, FLOP."""
     aten: Any = torch.ops.aten
@@ -153,10 +167,10 @@ def flops_per_pair(setting: Setting, side: str) -> float:
     for known, unknown in ((aten.addmm, aten.addmm_), attention, backward):
         flop_registry[unknown] = flop_registry[known]
     with _cache(setting, side) as cache:
-        trainer = trainer_of(setting, side, cache)
-        with FlopCounterMode(display=False) as counter:
-            trainer.train()
-    return counter.get_total_flops() / len(trainer.train_dataset)
+        trainer, count = trainer_of(setting, side, cache, max_steps=COUNTED), FlopCount()
+        trainer.add_callback(count)
+        trainer.train()
+    return count.counter.get_total_flops() / (COUNTED * setting.batch)
 
 
 def disagreement(

@@ -8,9 +8,9 @@
 with two answers, ``pairs`` one pair of each group. Each side trains for one epoch of the same pairs
 in a process of its own, with the order of the round's seed. First both must agree on loss and
 gradient of a batch. Memory is the growth of the process's peak after the models are loaded; the
-share of the matrix rate is what a side computes, in matrix products and attention, against the rate
-of a plain matrix product in the same process. TRL's precomputation is not timed, nor is the run
-that fills the cache of ``fdpo, reference kept``.
+share of the matrix rate is what fdpo's side computes, in matrix products and attention, against
+the rate of a plain matrix product in the same process. TRL's precomputation is not timed, nor is
+the run that fills the cache of ``fdpo, reference kept``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ FILES = {
     "pairs": "gpt2_imdb_scored/scored_500.jsonl.gz",
 }
 RULES = {"groups": "top_bottom", "pairs": "best_worst"}
-TRL, PRECOMPUTED, _, KEPT = SIDES
+TRL, PRECOMPUTED, *OURS = SIDES
+KEPT = OURS[1]
+SHARE = "share_of_matrix_rate"
 
 
 @dataclass
@@ -89,7 +91,7 @@ def summary(rows: list[Row]) -> str:
             ratio(rows, side, PRECOMPUTED, "pairs_per_second"),
             f"{median(values(rows, side, 'memory')):.0f}",
             ratio(rows, side, TRL, "memory"),
-            f"{median(values(rows, side, 'share_of_matrix_rate')):.0%}",
+            f"{median(values(rows, side, SHARE)):.0%}" if side in OURS else "",
         )
         for side in SIDES
     ]
@@ -106,12 +108,14 @@ def main() -> None:
         differences = alone(disagreement, setting)
         require_agreement(differences, own.bf16)
         alone(timed, setting, KEPT, 0)  # fills the cache
-        flops = {side: alone(flops_per_pair, setting, side) for side in SIDES}
+        flops = {side: alone(flops_per_pair, setting, side) for side in OURS}
 
         def measure(side: str, number: int) -> Row:
             found: dict[str, Any] = alone(timed, setting, side, number)
-            rate = found["pairs_per_second"] * flops[side] / found["matrix_rate"]
-            return {**found, "share_of_matrix_rate": rate}
+            if side in OURS:
+                rate = found["pairs_per_second"] * flops[side]
+                found[SHARE] = rate / found["matrix_rate"]
+            return found
 
         record = {
             "arguments": arguments.resolved(own), "differences": differences,
