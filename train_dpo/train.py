@@ -179,10 +179,14 @@ def report(
     seconds = trainer.state.log_history[-1].get("train_runtime")
     metrics = {"steps": trainer.state.global_step, "train_seconds": seconds}
     if trainer.eval_dataset is not None:
-        found = calibration(*trainer.held_out_margins(), seed=trainer.args.seed)
-        metrics |= found.metrics("pairs_")
+        margins, prompts = trainer.held_out_margins()
+        metrics |= calibration(margins, prompts, seed=trainer.args.seed).metrics("pairs_")
     if not trainer.is_world_process_zero():
         return
+    if trainer.eval_dataset is not None:
+        both = zip(prompts, margins.tolist(), strict=True)
+        rows = [{"prompt": prompt, "margin": margin} for prompt, margin in both]
+        runs.write_jsonl(folder / "held_out_pairs.jsonl", rows)
     if held_out:
         print(f"sampling {len(held_out)} held-out openings before and after", flush=True)
         comparison = compare(

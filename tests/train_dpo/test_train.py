@@ -72,6 +72,10 @@ def test_a_run_leaves_what_its_folder_promises(
     assert len(policy) == 2 * 4 == len(samples) / 2
     vader = sum(row["reward/vader"] for row in policy) / len(policy)
     assert vader == pytest.approx(metrics["vader"], abs=1e-6)
+    held_out = [json.loads(line) for line in (out / "held_out_pairs.jsonl").open()]
+    right = [(row["margin"] > 0) + (row["margin"] == 0) / 2 for row in held_out]
+    assert len(held_out) == 4 and all(row["prompt"] for row in held_out)
+    assert sum(right) / 4 == pytest.approx(metrics["pairs_accuracy"])
     printed = capsys.readouterr().out
     assert "16 pairs made of 16 candidates" in printed
     assert re.search(r"reverse_kl +\S+ ± \S+", printed)
