@@ -1,0 +1,367 @@
+"""What a text sweep says: every method's curve, and the questions that LOG.md asked beforehand.
+
+    python benchmarks/text_results.py --sweep runs/sweep-imdb
+
+Reads the run folders of the sweep's finished cells and writes ``OUTPUT_curves.json`` (each method's
+figures by beta), ``OUTPUT_questions.json`` (differences at equal distance and at equal reward, with
+their intervals), ``OUTPUT_calibration.json`` (how often held-out pairs are right, by what the
+policy says of them) and ``OUTPUT_samples.json`` (completions of the same openings). All errors and
+intervals are those of the bootstrap over openings and seeds of :mod:`fdpo.curves`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid, one_hot
+
+from fdpo import arguments, curves, diversity, estimators, get_divergence, runs
+from fdpo.rows import read_rows
+
+BASELINE = "sigmoid"
+BINS = 15
+ALPHAS = {"sigmoid": 0.0, "alpha 0.3": 0.3, "alpha 0.5": 0.5, "alpha 0.7": 0.7, "fkl": 1.0}
+QUESTIONS: tuple[tuple[str, str, tuple[float, ...]], ...] = (
+    ("gain", "kl", (2, 5, 10)),
+    ("gain", "js", (0.4, 0.8, 1.1)),
+    ("entropy", "gain", (0.25, 0.5, 0.75)),
+    ("distinct_2", "gain", (0.25, 0.5, 0.75)),
+    ("ece", "kl", (5,)),
+    ("nll", "kl", (5,)),
+)
+"""What is asked for, where curves are equal in what, and at which levels."""
+UNITS = {
+    "gain": "reward gained, standard deviations of the base",
+    "kl": "reverse KL of a completion, nats",
+    "js": "JS divergence (twice the usual one), nats",
+    "entropy": "entropy of the next token, nats",
+    "distinct_2": "distinct-2",
+    "vader": "VADER gained",
+    "ece": "expected calibration error of held-out pairs",
+    "nll": "negative log-likelihood of held-out pairs, nats",
+    "accuracy": "accuracy on held-out pairs",
+}
+
+
+@dataclass
+class Arguments:
+    """Results of a text sweep."""
+
+    sweep: str = field(default="runs/sweep-imdb", metadata={"help": "folder of the sweep"})
+    output: str = field(default="results/text", metadata={"help": "how the files' names begin"})
+    reward: str = field(default="imdb-sentiment", metadata={"help": "the scorer that decides"})
+    draws: int = field(default=curves.DRAWS, metadata={"help": "bootstrap samples"})
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished cell: a method at a strength with a seed."""
+
+    folder: Path
+    method: str
+    beta: float
+    seed: int
+
+    @staticmethod
+    def of(folder: Path) -> Run:
+        """Reads what a run folder says of itself."""
+        options = runs.read_json(folder / runs.RECORD)["options"]
+        alpha = "" if options["alpha"] is None else f" {options['alpha']:g}"
+        return Run(folder, options["loss"] + alpha, options["beta"], options["seed"])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures of every run, one for each opening or pair: NaN where a run is missing.
+
+    Arguments:
+        methods: The names along the second dimension.
+        betas: Those along the fourth, after the reference, which is the first point of a curve.
+        seeds: Those along the third.
+        figures: Name -> values with shape (P, M, S, 1 + K); ``kl`` is the distance.
+    """
+
+    methods: list[str]
+    betas: list[float]
+    seeds: list[int]
+    figures: dict[str, Tensor]
+
+
+def measured(cells: Sequence[Run], reward: str) -> Measured:
+    """Reads what each run measured on each opening and pair."""
+    methods = list(dict.fromkeys(run.method for run in cells))
+    betas = sorted({run.beta for run in cells})
+    seeds = sorted({run.seed for run in cells})
+    figures: dict[str, Tensor] = {}
+    for run in cells:
+        own = openings(run.folder, reward) | pairs(run.folder)
+        place = methods.index(run.method), seeds.index(run.seed), 1 + betas.index(run.beta)
+        for name, (values, base) in own.items():
+            if name not in figures:
+                shape = (len(values), len(methods), len(seeds), 1 + len(betas), *values.shape[1:])
+                figures[name] = torch.full(shape, math.nan, dtype=torch.float64)
+                figures[name][:, :, :, 0] = base[:, None, None]
+            figures[name][:, *place] = values
+    return Measured(methods, betas, seeds, figures)
+
+
+def openings(folder: Path, reward: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """Returns what a run measured on each opening: of the policy, and of the reference."""
+    rows = read_rows(folder / "samples.jsonl")
+    deviation = runs.read_json(folder / runs.METRICS)[f"base_{reward}_sd"]
+    sides = {model: [r for r in rows if r["model"] == model] for model in ("policy", "reference")}
+    count = 1 + max(row["opening"] for row in rows)
+
+    def of(side: str, name: str) -> Tensor:
+        return torch.tensor([r[name] for r in sides[side]], dtype=torch.float64).view(count, -1)
+
+    def mean(side: str, name: str) -> Tensor:
+        return of(side, name).mean(dim=1)
+
+    def distinct(side: str) -> Tensor:
+        texts: list[list[str]] = [[] for _ in range(count)]
+        for row in sides[side]:
+            texts[row["opening"]].append(row["completion"])
+        found = [diversity.distinct_n([samples]).value for samples in texts]
+        return torch.tensor(found, dtype=torch.float64)
+
+    def gain(name: str, unit: float) -> Tensor:
+        return (mean("policy", name) - mean("reference", name)) / unit
+
+    ratios, nothing = of("policy", "log_ratio"), torch.zeros(count, dtype=torch.float64)
+    both = zip(ratios[:, None], of("reference", "log_ratio")[:, None], strict=True)
+    js = [estimators.divergence(get_divergence("js"), *one).value for one in both]
+    return {
+        "gain": (gain(f"reward/{reward}", deviation), nothing),
+        "vader": (gain("reward/vader", 1.0), nothing),
+        "kl": (mean("policy", "kl"), nothing),
+        "js": (torch.tensor(js, dtype=torch.float64), nothing),
+        "entropy": (mean("policy", "entropy"), mean("reference", "entropy")),
+        "distinct_2": (distinct("policy"), distinct("reference")),
+    }
+
+
+def pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Returns what a run says of held-out pairs, ``ece`` as each pair's part in every bin.
+
+    One pair in two is turned round, or all labels would be 1.
+    """
+    margins = torch.tensor([row["margin"] for row in read_rows(folder / "held_out_pairs.jsonl")])
+    margins = margins.double()
+    none = torch.zeros_like(margins)
+    right = (margins > 0).double() + (margins == 0).double() / 2
+    return {
+        "nll": (-logsigmoid(margins), -logsigmoid(none)),
+        "accuracy": (right, none + 0.5),
+        "ece": (gaps(margins), gaps(none)),
+    }
+
+
+def gaps(margins: Tensor) -> Tensor:
+    """Returns label less probability of each pair in its bin of probability, shape (N, BINS)."""
+    labels = torch.rand(len(margins), generator=torch.Generator().manual_seed(0)) < 0.5
+    probabilities = torch.where(labels, margins, -margins).sigmoid()
+    bins = (probabilities * BINS).long().clamp(max=BINS - 1)
+    return one_hot(bins, BINS) * (labels.double() - probabilities)[:, None]
+
+
+def resampled(found: Measured, draws: int) -> dict[str, Tensor]:
+    """Returns bootstrap means of all figures, with shape (1 + draws, M, S, 1 + K)."""
+    means = {name: curves.resampled(values, draws) for name, values in found.figures.items()}
+    means["ece"] = means["ece"].abs().sum(dim=-1)
+    return means
+
+
+def by_beta(found: Measured, means: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """Returns a row for each method and beta, its figures with their errors."""
+    rows = []
+    for m, method in enumerate(found.methods):
+        for k, beta in enumerate([0.0, *found.betas]):
+            row: dict[str, Any] = {"method": method, "beta": beta}  # 0: the reference
+            for name, values in means.items():
+                draws = curves.over_seeds(values[:, m, :, k])
+                spread = draws[draws.isfinite()]
+                row[name] = None if draws[0].isnan() else draws[0].item()
+                row[f"{name}_se"] = None if draws[0].isnan() else spread.std().item()
+            rows.append(row)
+    return rows
+
+
+def at_level(means: Mapping[str, Tensor], figure: str, path: str, level: float) -> Tensor:
+    """Returns a figure of each method where its curve crosses a level, shape (1 + draws, M)."""
+    found = curves.along(means["kl"], means[path], means[figure], level)
+    return torch.stack([curves.over_seeds(one) for one in found.unbind(dim=1)], dim=1)
+
+
+def against(
+    name: str, values: Tensor, methods: Sequence[str], baseline: str
+) -> list[dict[str, Any]]:
+    """Compares every method with one, with Holm's correction over them."""
+    if baseline not in methods:
+        return []
+    base = values[:, methods.index(baseline)]
+    others = [(m, method) for m, method in enumerate(methods) if method != baseline]
+    found = [curves.difference(values[:, m] - base) for m, _ in others]
+    corrected = curves.holm([one.p for one in found])
+    return [
+        {
+            "question": name, "method": method, "baseline": baseline,
+            "value": values[0, m].item(), "baseline_value": base[0].item(),
+            "difference": one.value, "low": one.low, "high": one.high, "p": one.p, "p_holm": p,
+            "verdict": verdict(one, p),
+        }
+        for (m, method), one, p in zip(others, found, corrected, strict=True)
+    ]  # fmt: skip
+
+
+def verdict(found: curves.Difference, corrected: float) -> str:
+    """Says in a word what a comparison shows."""
+    if math.isnan(found.value):
+        return "not reached"
+    if corrected >= curves.LEVEL or found.low <= 0 <= found.high:
+        return "undecided"
+    return "higher" if found.value > 0 else "lower"
+
+
+def questions(found: Measured, means: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """Answers what LOG.md asks, each method against the reverse KL."""
+    rows = []
+    for figure, path, levels in QUESTIONS:
+        for level in levels:
+            name = f"{figure} at {path} {level:g}"
+            values = at_level(means, figure, path, level)
+            rows += against(name, values, found.methods, BASELINE)
+    return rows
+
+
+def claims(found: Measured, means: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """Answers the published claims that no question covers."""
+    at_five = at_level(means, "gain", "kl", 5)
+    rows = against("JS trades best: gain at kl 5", at_five, found.methods, "jsd")
+    seeds = [curves.over_seeds(one.nan_to_num(-math.inf).amax(dim=-1).where(
+        ~one.isnan().any(dim=-1), math.nan)) for one in means["gain"].unbind(dim=1)]  # fmt: skip
+    largest = torch.stack(seeds, dim=1)
+    rows += against("forward KL gains least: largest gain", largest, found.methods, "fkl")
+    if 0.1 in found.betas:
+        at_beta = means["gain"][..., 1 + found.betas.index(0.1)]
+        values = torch.stack([curves.over_seeds(v) for v in at_beta.unbind(dim=1)], dim=1)
+        rows += against("forward KL gains least: gain at beta 0.1", values, found.methods, "fkl")
+    if set(ALPHAS) <= set(found.methods):
+        for name, values in (
+            ("gain at kl 5", at_five),
+            ("entropy at gain 0.5", at_level(means, "entropy", "gain", 0.5)),
+        ):
+            rows.append(alpha_lies_between(name, values, found.methods))
+    return rows
+
+
+def alpha_lies_between(name: str, values: Tensor, methods: Sequence[str]) -> dict[str, Any]:
+    """Returns the slope of a figure over alpha, and how often the middle lies between the ends."""
+    own = values[:, [methods.index(method) for method in ALPHAS]]
+    alphas = torch.tensor(list(ALPHAS.values()), dtype=torch.float64)
+    centred = alphas - alphas.mean()
+    slope = curves.difference(own @ centred / centred.square().sum())
+    low, high = own[:, [0, -1]].min(dim=1).values, own[:, [0, -1]].max(dim=1).values
+    middle = own[:, 1:-1]
+    between = ((middle >= low[:, None]) & (middle <= high[:, None])).all(dim=1)
+    reached = own[1:].isfinite().all(dim=1)
+    return {
+        "question": f"alpha lies between: slope of {name}", "method": "alpha", "baseline": "",
+        "value": math.nan, "baseline_value": math.nan,
+        "difference": slope.value, "low": slope.low, "high": slope.high,
+        "p": slope.p, "p_holm": slope.p, "verdict": verdict(slope, slope.p),
+        "between": bool(between[0]),
+        "share_of_draws_between": between[1:][reached].double().mean().item(),
+        "values": own[0].tolist(),
+    }  # fmt: skip
+
+
+def calibration_curves(cells: Sequence[Run]) -> list[dict[str, Any]]:
+    """Returns, for each method and beta, what is right among pairs of each probability."""
+    rows = []
+    for method, beta in dict.fromkeys((run.method, run.beta) for run in cells):
+        mine = [run for run in cells if (run.method, run.beta) == (method, beta)]
+        margins = torch.cat([
+            torch.tensor([row["margin"] for row in read_rows(run.folder / "held_out_pairs.jsonl")])
+            for run in mine
+        ]).double()  # fmt: skip
+        sure = margins.abs().sigmoid()  # of the side that it prefers: from one half to 1
+        right = (margins > 0).double() + (margins == 0).double() / 2
+        bins = ((sure - 0.5) * 2 * 8).long().clamp(max=7)
+        for one in range(8):
+            inside = bins == one
+            if count := int(inside.sum()):
+                share = right[inside].mean().item()
+                error = math.sqrt(max(share * (1 - share), 1 / count) / count)
+                rows.append({
+                    "method": method, "beta": beta, "pairs": count,
+                    "says": sure[inside].mean().item(), "right": share, "right_se": error,
+                })  # fmt: skip
+    return rows
+
+
+def samples(cells: Sequence[Run], found: Measured, means: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Returns completions of three openings by each method, at its beta nearest to 5 nats."""
+    texts: dict[str, Any] = {"openings": [], "reference": [], "methods": {}}
+    for m, method in enumerate(found.methods):
+        distances = (means["kl"][0, m, 0, 1:] - 5).abs().nan_to_num(math.inf)
+        if not distances.isfinite().any():
+            continue
+        beta = found.betas[int(distances.argmin())]
+        [run] = [r for r in cells if (r.method, r.beta, r.seed) == (method, beta, found.seeds[0])]
+        rows = [r for r in read_rows(run.folder / "samples.jsonl") if r["sample"] == 0]
+        by = {(r["model"], r["opening"]): r for r in rows if r["opening"] < 3}
+        numbers = sorted({opening for _, opening in by})
+        texts["openings"] = [by["policy", i]["prompt"] for i in numbers]
+        texts["reference"] = [by["reference", i]["completion"] for i in numbers]
+        completions = [by["policy", i]["completion"] for i in numbers]
+        texts["methods"][method] = {"beta": beta, "completions": completions}
+    return texts
+
+
+def plain(value: Any) -> Any:
+    """Returns a value in which NaN is None, as JSON has it, and numbers have six digits."""
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def main() -> None:
+    (own,) = arguments.parse((Arguments,), program="text_results.py")
+    with arguments.usage_errors():
+        root = Path(own.sweep)
+        folders = sorted(path.parent for path in root.glob(f"cells/*/{runs.METRICS}"))
+        if not folders:
+            raise ValueError(f"--sweep {own.sweep}: no finished cell there")
+    cells = [Run.of(folder) for folder in folders]
+    found = measured(cells, own.reward)
+    means = resampled(found, own.draws)
+    commits = sorted({runs.read_json(f / runs.RECORD)["git_commit"] for f in folders})
+    record = {"arguments": arguments.resolved(own), "commits": commits, "cells": len(cells)}
+
+    def write(name: str, content: dict[str, Any]) -> None:
+        runs.write_json(f"{own.output}_{name}.json", plain(record | content))
+
+    answers = questions(found, means) + claims(found, means)
+    write("curves", {"units": UNITS, "rows": by_beta(found, means)})
+    write("questions", {"rows": answers})
+    write("calibration", {"rows": calibration_curves(cells)})
+    write("samples", samples(cells, found, means))
+    for row in answers:
+        interval = json.dumps(plain([row["difference"], row["low"], row["high"]]))
+        print(f"{row['question']}: {row['method']} - {row['baseline']} {interval} {row['verdict']}")
+
+
+if __name__ == "__main__":
+    main()

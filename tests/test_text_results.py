@@ -1,0 +1,130 @@
+"""What a text sweep says, on run folders whose curves are known."""
+
+from __future__ import annotations
+
+import json
+import math
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+PROGRAM = Path(__file__).parents[1] / "benchmarks/text_results.py"
+OPENINGS, SAMPLES = 60, 2
+BETAS = (0.1, 1.0)
+GAIN_PER_NAT = {"sigmoid": 0.2, "jsd": 0.3, "fkl": 0.2}
+"""The reward of each method, in standard deviations, for a nat: what curves are made of."""
+
+
+def write_run(folder: Path, method: str, beta: float, seed: int) -> None:
+    """Writes a run: 12 nats at beta 0.1 and 4 at 1, entropy falling with the reward."""
+    generator = torch.Generator().manual_seed(1000 * seed + int(10 * beta))
+    kl = 1.2 / beta if beta < 1 else 4.0
+    gain = GAIN_PER_NAT[method] * kl
+    rows = []
+    for opening in range(OPENINGS):
+        for sample in range(SAMPLES):
+            noise = 0.2 * torch.randn((), generator=generator).item()
+            text = f"a {opening} b {sample} c"
+            common = {"opening": opening, "sample": sample, "prompt": f"p{opening}", "entropy": 3.0}
+            rows.append(
+                common | {"model": "reference", "completion": text, "log_ratio": -0.5, "kl": 0.5,
+                          "reward/imdb-sentiment": 1.0, "reward/vader": 0.0}
+            )  # fmt: skip
+            rows.append(
+                common | {"model": "policy", "completion": text, "log_ratio": kl + noise, "kl": kl,
+                          "entropy": 3.0 - gain, "reward/vader": 0.1,
+                          "reward/imdb-sentiment": 1.0 + 2 * (gain + noise)}
+            )  # fmt: skip
+    pairs = [{"prompt": f"q{i}", "margin": 1.0 if i % 4 else -1.0} for i in range(40)]
+    options = {"loss": method, "alpha": None, "beta": beta, "seed": seed}
+    folder.mkdir(parents=True)
+    for name, content in (("samples.jsonl", rows), ("held_out_pairs.jsonl", pairs)):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in content))
+    (folder / "run.json").write_text(json.dumps({"options": options, "git_commit": "abc"}))
+    (folder / "metrics.json").write_text(json.dumps({"base_imdb-sentiment_sd": 2.0}))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    root = tmp_path_factory.mktemp("sweep")
+    for method in GAIN_PER_NAT:
+        for beta in BETAS:
+            for seed in (0, 1) if (method, beta) != ("fkl", 0.1) else ():
+                write_run(root / f"cells/{method}-{beta}-{seed}", method, beta, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        arguments = ["--sweep", root, "--output", root / "text", "--draws", 400]
+        patch.setattr(sys, "argv", ["text_results.py", *map(str, arguments)])
+        runpy.run_path(str(PROGRAM), run_name="__main__")
+    names = ("curves", "questions", "calibration", "samples")
+    return {name: json.loads((root / f"text_{name}.json").read_text()) for name in names}
+
+
+def answer(results: dict[str, Any], question: str, method: str) -> dict[str, Any]:
+    [row] = [
+        row
+        for row in results["questions"]["rows"]
+        if row["question"] == question and row["method"] == method
+    ]
+    return row
+
+
+@pytest.mark.parametrize("nats", [2, 5, 10])
+def test_reward_at_equal_distance_is_that_of_the_line(results: dict[str, Any], nats: int) -> None:
+    row = answer(results, f"gain at kl {nats}", "jsd")
+    assert row["baseline_value"] == pytest.approx(0.2 * nats, abs=0.1)
+    assert row["difference"] == pytest.approx(0.1 * nats, abs=1e-6)  # the same noise in both
+    assert row["verdict"] == "higher" and row["p_holm"] < 0.05
+
+
+def test_entropy_at_equal_reward(results: dict[str, Any]) -> None:
+    row = answer(results, "entropy at gain 0.5", "jsd")
+    assert row["value"] == pytest.approx(2.5, abs=0.05)
+
+
+def test_a_level_that_a_curve_does_not_reach_is_said(results: dict[str, Any]) -> None:
+    row = answer(results, "gain at kl 2", "fkl")
+    assert row["verdict"] == "undecided" and row["difference"] == pytest.approx(0, abs=0.05)
+    row = answer(results, "gain at kl 5", "fkl")
+    assert row["verdict"] == "not reached"
+    assert row["difference"] is row["value"] is row["p_holm"] is None
+
+
+def test_the_best_trade_is_held_against_every_method(results: dict[str, Any]) -> None:
+    rows = [row for row in results["questions"]["rows"] if row["question"].startswith("JS trades")]
+    verdicts = {row["method"]: row["verdict"] for row in rows}
+    assert verdicts == {"sigmoid": "lower", "fkl": "not reached"}
+
+
+def test_curves_have_the_reference_and_errors_over_openings(results: dict[str, Any]) -> None:
+    rows = {(row["method"], row["beta"]): row for row in results["curves"]["rows"]}
+    assert rows["jsd", 0]["gain"] == 0 and rows["jsd", 0]["entropy"] == 3
+    row = rows["jsd", 1]
+    error = 0.2 / math.sqrt(OPENINGS * SAMPLES)
+    assert row["gain"] == pytest.approx(1.2, abs=4 * error)
+    assert error / 2 < row["gain_se"] < 2 * error
+    assert row["accuracy"] == 0.75
+
+
+def test_calibration_counts_what_is_right_among_the_equally_sure(results: dict[str, Any]) -> None:
+    row = results["calibration"]["rows"][0]
+    assert row["says"] == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-5)
+    assert row["right"] == 0.75 and row["pairs"] == 80
+
+
+def test_samples_stand_side_by_side(results: dict[str, Any]) -> None:
+    samples = results["samples"]
+    assert samples["openings"] == ["p0", "p1", "p2"]
+    assert samples["methods"]["jsd"]["beta"] == 1  # 4 nats are nearer to 5 than 12
+    assert samples["methods"]["jsd"]["completions"] == samples["reference"]
+
+
+def test_an_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["text_results.py", "--sweep", str(tmp_path)])
+        runpy.run_path(str(PROGRAM), run_name="__main__")
+    assert ended.value.code == 2
+    assert "no finished cell there" in capsys.readouterr().err
