@@ -13,6 +13,7 @@ from scipy.optimize import brentq, minimize, root
 from torch import Tensor
 
 from fdpo import DIVERGENCES, Divergence, divergence_from_generator, fdpo_loss, get_divergence
+from fdpo.tabular import optimal_policy
 
 K = 8
 EXACT = [
@@ -149,3 +150,35 @@ class TestPearson:
         policies = fitted(reference, rewards, self.divergence, 0.3, tail)
         assert ((policies - optimum).abs().max(dim=1).values > 1e-2).all()
         assert not self.divergence.exact
+
+
+class TestOptimalPolicy:
+    @pytest.mark.parametrize("divergence", [*EXACT, TestPearson.divergence], ids=str)
+    def test_equals_a_root_finders(self, divergence: Divergence) -> None:
+        references, rewards = (torch.stack(both) for both in zip(*map(world, (0, 1)), strict=True))
+        betas = torch.tensor([1.0, 0.03], dtype=torch.float64)
+        found = optimal_policy(divergence, references.exp(), rewards, betas)
+        for row, reference, reward, beta in zip(
+            found, references, rewards, betas.tolist(), strict=True
+        ):
+            expected = kkt_optimum(reference, reward, divergence, beta)
+            torch.testing.assert_close(row, expected, rtol=0, atol=1e-12)
+
+    def test_reverse_kl_has_a_closed_form(self) -> None:
+        reference, rewards = world(2)
+        found = optimal_policy(get_divergence("reverse_kl"), reference.exp(), rewards, 0.2)
+        torch.testing.assert_close(found, (reference + rewards / 0.2).softmax(dim=0))
+
+    @pytest.mark.parametrize(
+        ("reference", "beta", "says"),
+        [
+            ([0.5, 0.6], 1.0, "must sum to 1"),
+            ([0.0, 1.0], 1.0, "must be above 0"),
+            ([0.5, 0.5], 0.0, "must be above 0"),
+        ],
+    )
+    def test_wrong_input(self, reference: list[float], beta: float, says: str) -> None:
+        with pytest.raises(ValueError, match=says):
+            optimal_policy(
+                get_divergence("js"), torch.tensor(reference), torch.tensor([0.0, 1.0]), beta
+            )
