@@ -153,7 +153,7 @@ class TestPearson:
 
 
 class TestOptimalPolicy:
-    @pytest.mark.parametrize("divergence", [*EXACT, TestPearson.divergence], ids=str)
+    @pytest.mark.parametrize("divergence", [*EXACT[:-1], TestPearson.divergence], ids=str)
     def test_equals_a_root_finders(self, divergence: Divergence) -> None:
         references, rewards = (torch.stack(both) for both in zip(*map(world, (0, 1)), strict=True))
         betas = torch.tensor([1.0, 0.03], dtype=torch.float64)
