@@ -5,10 +5,10 @@ python := .venv/bin/python
 ready := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow lint clean
+.PHONY: help setup demo test slow results results-quick lint clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
 
 setup: $(ready) ## install everything into .venv/ and .tools/ (nothing to do the second time)
 	@echo 'For `poetry run ...` in this shell: export PATH="$$PWD/.tools/bin:$$PATH"'
@@ -21,6 +21,12 @@ test: setup ## run the tests that take minutes
 
 slow: setup ## run the tests that take longer
 	$(python) -m pytest -m slow $(ARGS)
+
+results: setup ## sweeps, their tables, results.ipynb: hours; it goes on where it was stopped
+	$(python) benchmarks/results.py $(ARGS)
+
+results-quick: setup ## the same on a small scale, in runs/quick: minutes
+	$(python) benchmarks/results.py --quick $(ARGS)
 
 lint: setup ## check style, format and types
 	$(python) -m ruff check .

@@ -6,7 +6,8 @@ Reads the run folders of the sweep's finished cells and writes ``OUTPUT_curves.j
 figures by beta), ``OUTPUT_questions.json`` (differences at equal distance and at equal reward, with
 their intervals), ``OUTPUT_calibration.json`` (how often held-out pairs are right, by what the
 policy says of them) and ``OUTPUT_samples.json`` (completions of the same openings). All errors and
-intervals are those of the bootstrap over openings and seeds of :mod:`fdpo.curves`.
+intervals are those of the bootstrap over openings and seeds of :mod:`fdpo.curves`; pairs are drawn
+by prompt. A sweep that sampled nothing has only the curves and the calibration of its pairs.
 """
 
 from __future__ import annotations
@@ -113,7 +114,9 @@ def measured(cells: Sequence[Run], reward: str) -> Measured:
 
 
 def openings(folder: Path, reward: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """Returns what a run measured on each opening: of the policy, and of the reference."""
+    """Returns what a run measured on each opening, if any: of policy, and of the reference."""
+    if not (folder / "samples.jsonl").exists():
+        return {}
     rows = read_rows(folder / "samples.jsonl")
     deviation = runs.read_json(folder / runs.METRICS)[f"base_{reward}_sd"]
     sides = {model: [r for r in rows if r["model"] == model] for model in ("policy", "reference")}
@@ -149,19 +152,28 @@ def openings(folder: Path, reward: str) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """Returns what a run says of held-out pairs, ``ece`` as each pair's part in every bin.
+    """Returns what a run says of held-out pairs, means over those of each prompt.
 
-    One pair in two is turned round, or all labels would be 1.
+    ``ece`` is each prompt's part in every bin. One pair in two is turned round, or all labels would
+    be 1.
     """
-    margins = torch.tensor([row["margin"] for row in read_rows(folder / "held_out_pairs.jsonl")])
-    margins = margins.double()
+    rows = read_rows(folder / "held_out_pairs.jsonl")
+    margins = torch.tensor([row["margin"] for row in rows], dtype=torch.float64)
+    numbers: dict[str, int] = {}
+    index = torch.tensor([numbers.setdefault(row["prompt"], len(numbers)) for row in rows])
+
+    def by_prompt(values: Tensor) -> Tensor:
+        sums = values.new_zeros(len(numbers), *values.shape[1:]).index_add_(0, index, values)
+        return sums / index.bincount().view(-1, *[1] * (values.ndim - 1))
+
     none = torch.zeros_like(margins)
     right = (margins > 0).double() + (margins == 0).double() / 2
-    return {
+    found = {
         "nll": (-logsigmoid(margins), -logsigmoid(none)),
         "accuracy": (right, none + 0.5),
         "ece": (gaps(margins), gaps(none)),
     }
+    return {name: (by_prompt(own), by_prompt(base)) for name, (own, base) in found.items()}
 
 
 def gaps(margins: Tensor) -> Tensor:
@@ -353,10 +365,12 @@ def main() -> None:
     def write(name: str, content: dict[str, Any]) -> None:
         runs.write_json(f"{own.output}_{name}.json", plain(record | content))
 
-    answers = questions(found, means) + claims(found, means)
     write("curves", {"units": UNITS, "rows": by_beta(found, means)})
-    write("questions", {"rows": answers})
     write("calibration", {"rows": calibration_curves(cells)})
+    if "kl" not in means:  # nothing was sampled
+        return
+    answers = questions(found, means) + claims(found, means)
+    write("questions", {"rows": answers})
     write("samples", samples(cells, found, means))
     for row in answers:
         interval = json.dumps(plain([row["difference"], row["low"], row["high"]]))

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from fdpo.divergences import DIVERGENCES, get_divergence
 from fdpo.links import Divergence, tailed
+from fdpo.losses import resolve_loss
 
 #: A colour per divergence, from Okabe and Ito's palette and Tol's muted one: told apart by people
 #: with any form of colour vision, together with the labels at the lines.
@@ -40,6 +42,183 @@ SHOWN: dict[str, tuple[str, dict[str, float]]] = {
     "Jeffreys": ("jeffreys", {}),
     "χ² + KL (χPO)": ("chi2_kl", {}),
 }
+
+
+#: What a divergence is called beside a line.
+LABELS: dict[str, str] = {
+    "reverse_kl": "reverse KL",
+    "js": "JS",
+    "forward_kl": "forward KL",
+    "jeffreys": "Jeffreys",
+    "chi2_kl": "χ² + KL",
+}
+#: How a preference loss is drawn and what is added to the label.
+PREFERENCE_STYLES: dict[str, tuple[str, str]] = {
+    "logistic": ("-", ""),
+    "hinge": ("--", ", hinge"),
+    "squared": (":", ", squared (IPO)"),
+}
+MARKERS = {0.3: "v", 0.5: "s", 0.7: "^"}  # of α
+
+
+def label_of(loss: str, alpha: float | None = None) -> str:
+    """Returns what a loss is called in a picture."""
+    divergence, preference = resolve_loss(loss, alpha)
+    name = f"α = {alpha:g}" if alpha is not None else LABELS.get(divergence.name, divergence.name)
+    return name + PREFERENCE_STYLES.get(preference, ("", f", {preference}"))[1]
+
+
+def loss_of(method: str) -> tuple[str, float | None]:
+    """Returns the loss and the alpha of a method's name, such as ``jsd`` or ``alpha 0.3``."""
+    loss, _, alpha = method.partition(" ")
+    return loss, float(alpha) if alpha else None
+
+
+def style(method: str) -> dict[str, Any]:
+    """Returns the colour, line, marker and label of a method: the same in every picture.
+
+    Arguments:
+        method: A loss, with its alpha after a space if it has one: ``jsd``, ``alpha 0.3``.
+    """
+    loss, alpha = loss_of(method)
+    divergence, preference = resolve_loss(loss, alpha)
+    return {
+        "color": colour(divergence),
+        "linestyle": PREFERENCE_STYLES.get(preference, ("-.", ""))[0],
+        "marker": "o" if alpha is None else MARKERS.get(alpha, "D"),
+        "markersize": 5,
+        "label": label_of(loss, alpha),
+    }
+
+
+def plot_curves(
+    axis: Any, rows: Iterable[Mapping[str, Any]], x: str, y: str, order: str = "kl"
+) -> None:
+    """Draws a figure against another, a line for each method through its strengths.
+
+    Bars are one standard error.
+
+    Arguments:
+        axis: Axes of matplotlib.
+        rows: A row for each method and strength, with figures ``NAME`` and ``NAME_se``.
+        x: The figure along the horizontal axis.
+        y: The figure along the vertical axis.
+        order: The figure that says which point comes next; by default the distance.
+    """
+    methods: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row[x] is not None and row[y] is not None:
+            methods.setdefault(row["method"], []).append(row)
+    for method, points in methods.items():
+        points.sort(key=lambda row: row[order])
+        columns = ([row.get(name) for row in points] for name in (x, y, f"{x}_se", f"{y}_se"))
+        across, up, across_error, up_error = columns
+        axis.errorbar(
+            across, up, xerr=None if None in across_error else across_error, yerr=up_error,
+            elinewidth=0.8, linewidth=1.6, **style(method),
+        )  # fmt: skip
+    axis.grid(color="#dddddd", linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def plot_differences(axis: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Draws differences with their intervals, a line for each method; filled if they are clear.
+
+    Arguments:
+        axis: Axes of matplotlib.
+        rows: With ``method``, ``difference``, ``low``, ``high`` and ``verdict``; what was not
+            reached is left out.
+    """
+    reached = [row for row in rows if row["difference"] is not None][::-1]
+    for place, row in enumerate(reached):
+        drawn = style(row["method"]) | {"linestyle": "none"}
+        if row["verdict"] == "undecided":
+            drawn["markerfacecolor"] = "white"
+        ends = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
+        axis.errorbar([row["difference"]], [place], xerr=ends, elinewidth=1.6, **drawn)
+    axis.set_yticks(range(len(reached)), [label_of(*loss_of(row["method"])) for row in reached])
+    if reached:
+        axis.axvline(0, color=OTHER, linewidth=0.8, zorder=0)
+        axis.set_ylim(-0.6, len(reached) - 0.4)
+    else:
+        axis.text(0.5, 0.5, "no curve reaches it", ha="center", transform=axis.transAxes)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def plot_calibration(axis: Any, rows: Iterable[Mapping[str, Any]], beta: float) -> None:
+    """Draws how often each method is right against what it says, at a strength.
+
+    Arguments:
+        axis: Axes of matplotlib.
+        rows: With ``method``, ``beta``, ``says``, ``right`` and ``right_se``.
+        beta: The strength.
+    """
+    mine = [row for row in rows if row["beta"] == beta]
+    axis.plot([0.5, 1], [0.5, 1], color=OTHER, linewidth=0.8, zorder=0)
+    plot_curves(axis, mine, "says", "right", order="says")
+    axis.set(xlabel="what the policy says", ylabel="share of pairs that it has right")
+
+
+def plot_tabular(frontier: Any, policies: Any, world: Mapping[str, Any]) -> None:
+    """Draws the optimum in a tabular world: entropy against reward, and policies at one reward.
+
+    Arguments:
+        frontier: Axes for the entropy that each divergence leaves at each reward.
+        policies: Axes for the policies at one reward.
+        world: What ``benchmarks/tabular.py`` wrote.
+    """
+    for label in dict.fromkeys(row["label"] for row in world["frontier"]):
+        mine = [row for row in world["frontier"] if row["label"] == label]
+        shade = COLOURS.get(mine[0]["divergence"], OTHER)
+        columns = ([row[name] for row in mine] for name in ("reward", "entropy"))
+        frontier.plot(*columns, color=shade, linewidth=1.8, label=label)
+    base, equal = world["base"], world["equal_reward"]
+    frontier.plot(base["reward"], base["entropy"], "o", color=OTHER, label="reference")
+    frontier.axvline(equal[0]["reward"], color=OTHER, linewidth=0.8, linestyle="--", zorder=0)
+    frontier.set(xlabel="expected reward", ylabel="entropy of the policy, nats")
+    frontier.set_title("What is left of the entropy", loc="left")
+    order = sorted(range(len(world["rewards"])), key=lambda i: world["rewards"][i])
+    bars = [("reference", OTHER, world["reference"])]
+    bars += [(row["label"], COLOURS.get(row["divergence"], OTHER), row["policy"]) for row in equal]
+    width = 0.85 / len(bars)
+    for number, (_, shade, policy) in enumerate(bars):
+        places = [i - 0.425 + (number + 0.5) * width for i in range(len(order))]
+        policies.bar(places, [policy[i] for i in order], width, color=shade)
+    policies.set_xticks(range(len(order)), [f"{world['rewards'][i]:.1f}" for i in order])
+    policies.set(xlabel="reward of the response", ylabel="probability")
+    policies.set_title("Policies of one expected reward (dashed, left)", loc="left")
+    for axis in (frontier, policies):
+        axis.grid(color="#dddddd", linewidth=0.6, zorder=-1)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+
+
+def plot_digits(axes: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Draws what came of image models by loss and strength, a row of axes for each model.
+
+    Arguments:
+        axes: Axes of matplotlib, a row for each model, three in a row.
+        rows: What ``benchmarks/image_results.py`` wrote.
+    """
+    rows = list(rows)
+    figures = {"share": "share of the target", "out_of_distribution": "share that is no digit",
+               "variety": "variety (recall of real digits)"}  # fmt: skip
+    for line, model in zip(axes, dict.fromkeys(row["model"] for row in rows), strict=False):
+        mine = [row for row in rows if row["model"] == model]
+        for axis, (figure, label) in zip(line, figures.items(), strict=True):
+            for row in mine:
+                alpha = "" if row["alpha"] is None else f" {row['alpha']:g}"
+                row = {**row, "method": row["loss"] + alpha}
+                drawn = style(row["method"]) | {"linestyle": "none"}
+                if row is not mine[0] and drawn["label"] in axis.get_legend_handles_labels()[1]:
+                    drawn["label"] = None
+                error = row.get(f"{figure}_se")
+                axis.errorbar(row["path_kl"], row[figure], yerr=error, elinewidth=0.8, **drawn)
+            axis.axhline(mine[0][f"base_{figure}"], color=OTHER, linewidth=0.8, linestyle="--")
+            axis.set(xscale="log", xlabel="path KL, nats", ylabel=label)
+            axis.set_title(model, loc="left")
+            axis.grid(color="#dddddd", linewidth=0.6)
+            axis.spines[["top", "right"]].set_visible(False)
 
 
 def colour(divergence: Divergence) -> str:

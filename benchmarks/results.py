@@ -1,0 +1,182 @@
+"""Makes everything that results.ipynb shows: sweeps, their tables and answers, the notebook.
+
+    python benchmarks/results.py                      # hours; it goes on where it was stopped
+    python benchmarks/results.py --quick              # minutes: the same on a small scale
+    python benchmarks/results.py --parts text tabular
+
+Parts: ``text`` (the sweep on IMDb), ``slic_hf`` (slic-hf's losses at its beta), ``completions``
+(scored completions of another model, given by ``--completions``), ``images`` (sweeps of the DDPM
+and the flow model), ``tabular`` (the world that is known exactly), ``notebook``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cells import ROOT
+
+from fdpo import arguments, runs
+
+PARTS = ("text", "slic_hf", "completions", "images", "tabular", "notebook")
+CONFIGS = ROOT / "train_dpo/configs"
+NOTEBOOK = "results.ipynb"
+
+
+@dataclass
+class Arguments:
+    """Results."""
+
+    parts: list[str] = field(
+        default_factory=lambda: list(PARTS), metadata={"help": "what to make; default: all"}
+    )
+    quick: bool = field(default=False, metadata={"help": "a small version, in a folder of its own"})
+    completions: str | None = field(
+        default=None, metadata={"help": "file of scored completions; without it that part is left"}
+    )
+    jobs: int = field(default=2, metadata={"help": "cells of a sweep at a time"})
+    runs: str | None = field(
+        default=None, metadata={"help": "folder of the runs; default: runs, or runs/quick"}
+    )
+    output: str | None = field(
+        default=None, metadata={"help": "folder of the results; default: results, or RUNS/results"}
+    )
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.parts) - set(PARTS):
+            raise ValueError(f"--parts {unknown.pop()}: there is {', '.join(PARTS)}")
+        self.runs = self.runs or ("runs/quick" if self.quick else "runs")
+        self.output = self.output or (f"{self.runs}/results" if self.quick else "results")
+
+
+def call(program: str, *options: object) -> None:
+    """Runs a program of the repository and shows what it prints; its failure ends this one."""
+    command = [sys.executable, str(ROOT / program), *map(str, options)]
+    print("$ python", program, *options, flush=True)
+    threads = {"OMP_NUM_THREADS": "1"} if program.endswith("sweep.py") else {}
+    if code := subprocess.run(command, env={**os.environ, **threads}, check=False).returncode:
+        sys.exit(code)
+
+
+def make_pairs(own: Arguments) -> Path:
+    """Samples and scores the completions that the text sweeps train on, unless they are there."""
+    folder = Path(f"{own.runs}/dataset-sweep")
+    if not (folder / "train.jsonl").exists():
+        prompts, tokens = (48, 16) if own.quick else (1240, 48)
+        call(
+            "dataset/main.py", "--num_prompts", prompts, "--max_new_tokens", tokens,
+            "--rule", "best_worst", "--test_size", 0.25, "--output_dir", folder,
+        )  # fmt: skip
+    return folder
+
+
+def text(own: Arguments) -> None:
+    small = [
+        "--loss", "sigmoid", "jsd", "--beta", 0.02, 0.4, "--seed", 0,
+        "--eval_openings", 12, "--eval_tokens", 16, "--learning_rates", 1e-3, "--check_steps", 2,
+    ]  # fmt: skip
+    sweep = f"{own.runs}/sweep-imdb"
+    call(
+        "train_dpo/sweep.py", "--config", CONFIGS / "sweep_imdb.yaml",
+        "--dataset", make_pairs(own), "--output_dir", sweep, "--jobs", own.jobs,
+        *(small if own.quick else ()),
+    )  # fmt: skip
+    draws = ("--draws", 500) if own.quick else ()
+    call("benchmarks/text_results.py", "--sweep", sweep, "--output", f"{own.output}/text", *draws)
+
+
+def slic_hf(own: Arguments) -> None:
+    sweep = f"{own.runs}/sweep-slic-hf"
+    given = (
+        "--config", CONFIGS / "sweep_slic_hf.yaml", "--dataset", make_pairs(own),
+        "--output_dir", sweep, "--jobs", own.jobs,
+    )  # fmt: skip
+    if own.quick:
+        small = (
+            "--beta", 0.1, "--eval_openings", 6, "--eval_tokens", 8, "--learning_rates", 1e-3,
+            "--check_steps", 1, "--max_steps", 1,
+        )  # fmt: skip
+        call("train_dpo/sweep.py", *given, *small)
+    else:
+        call("train_dpo/sweep.py", *given)
+        call("train_dpo/sweep.py", *given, "--loss", "sigmoid", "hinge", "--beta", 0.5, 10)
+    draws = ("--draws", 500) if own.quick else ()
+    call(
+        "benchmarks/slic_hf.py", "--sweep", sweep, "--output", f"{own.output}/slic_hf.json", *draws
+    )
+
+
+def completions(own: Arguments) -> None:
+    if own.completions is None:
+        print("completions: left out, for --completions FILE is not given", flush=True)
+        return
+    sweep = f"{own.runs}/sweep-completions"
+    small = (
+        "--loss", "sigmoid", "jsd", "--beta", 0.1, "--learning_rates", 3e-4, "--check_steps", 1,
+        "--max_steps", 2,
+    )  # fmt: skip
+    call(
+        "train_dpo/sweep.py", "--config", CONFIGS / "sweep_completions.yaml",
+        "--dataset", own.completions, "--output_dir", sweep, "--jobs", own.jobs,
+        *(small if own.quick else ()),
+    )  # fmt: skip
+    call(
+        "benchmarks/text_results.py", "--sweep", sweep, "--output", f"{own.output}/completions",
+        *(("--draws", 500) if own.quick else ()),
+    )  # fmt: skip
+
+
+def images(own: Arguments) -> None:
+    small = (
+        "--loss", "sigmoid", "jsd", "--beta", 1, "--seed", 0, "--learning_rates", 1e-3,
+        "--check_steps", 2, "--max_train_steps", 4, "--train_batch_size", 8, "--eval_samples", 64,
+        "--data", "digits",
+    )  # fmt: skip
+    sweeps = []
+    for model in ("ddpm", "flow"):
+        sweeps.append(f"{own.runs}/sweep-mnist-{model}")
+        call(
+            "diffusion/sweep.py", "--config", ROOT / "diffusion/configs/sweep_mnist.yaml",
+            "--model", ROOT / f"pretrained/mnist-{model}", "--output_dir", sweeps[-1],
+            "--jobs", own.jobs, *(small if own.quick else ()),
+        )  # fmt: skip
+    call(
+        "benchmarks/image_results.py", "--sweeps", *sweeps, "--output", f"{own.output}/mnist_sweep"
+    )
+
+
+def tabular(own: Arguments) -> None:
+    call("benchmarks/tabular.py", "--output", f"{own.output}/tabular.json")
+
+
+def notebook(own: Arguments) -> None:
+    """Runs the notebook on the results; a quick one leaves the repository's as it is."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    found = nbformat.read(ROOT / NOTEBOOK, as_version=4)
+    os.environ["FDPO_RESULTS"] = str(Path(str(own.output)).resolve())
+    NotebookClient(found, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute()
+    target = Path(str(own.output)) / NOTEBOOK if own.quick else ROOT / NOTEBOOK
+    with runs.replacing(target) as beside:
+        nbformat.write(found, beside)
+    print(target)
+
+
+def main() -> None:
+    (own,) = arguments.parse((Arguments,), program="results.py")
+    made: dict[str, Callable[[Arguments], None]] = {
+        "text": text, "slic_hf": slic_hf, "completions": completions, "images": images,
+        "tabular": tabular, "notebook": notebook,
+    }  # fmt: skip
+    for part in PARTS:
+        if part in own.parts:
+            made[part](own)
+
+
+if __name__ == "__main__":
+    main()
