@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cells import ROOT
 
-from fdpo import arguments, runs
+from fdpo import arguments, rows, runs
 
 PARTS = ("text", "slic_hf", "completions", "images", "tabular", "notebook")
 CONFIGS = ROOT / "train_dpo/configs"
@@ -97,8 +97,8 @@ def slic_hf(own: Arguments) -> None:
     )  # fmt: skip
     if own.quick:
         small = (
-            "--beta", 0.1, "--eval_openings", 6, "--eval_tokens", 8, "--learning_rates", 1e-3,
-            "--check_steps", 1, "--max_steps", 1,
+            "--loss", "sigmoid", "fkl", "--beta", 0.1, "--eval_openings", 6, "--eval_tokens", 8,
+            "--learning_rates", 1e-3, "--check_steps", 1, "--max_steps", 1,
         )  # fmt: skip
         call("train_dpo/sweep.py", *given, *small)
     else:
@@ -114,14 +114,17 @@ def completions(own: Arguments) -> None:
     if own.completions is None:
         print("completions: left out, for --completions FILE is not given", flush=True)
         return
-    sweep = f"{own.runs}/sweep-completions"
+    sweep, given = f"{own.runs}/sweep-completions", Path(own.completions)
+    if own.quick:
+        given = Path(f"{own.runs}/completions.jsonl")
+        rows.write_rows(given, rows.read_rows(own.completions)[:40])
     small = (
         "--loss", "sigmoid", "jsd", "--beta", 0.1, "--learning_rates", 3e-4, "--check_steps", 1,
         "--max_steps", 2,
     )  # fmt: skip
     call(
         "train_dpo/sweep.py", "--config", CONFIGS / "sweep_completions.yaml",
-        "--dataset", own.completions, "--output_dir", sweep, "--jobs", own.jobs,
+        "--dataset", given, "--output_dir", sweep, "--jobs", own.jobs,
         *(small if own.quick else ()),
     )  # fmt: skip
     call(

@@ -1,0 +1,64 @@
+"""What the figures of results show of the tables that they are drawn from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from fdpo import LOSSES, result_figures
+from fdpo.plotting import COLOURS, label_of, loss_of, style
+
+
+@pytest.mark.parametrize("method", [*sorted(set(LOSSES) - {"alpha"}), "alpha 0.3", "alpha 0.5"])
+def test_every_loss_has_the_colour_of_its_divergence(method: str) -> None:
+    drawn = style(method)
+    assert drawn["color"] in COLOURS.values()
+    assert drawn["label"] == label_of(*loss_of(method))
+
+
+def test_losses_of_one_sweep_look_different() -> None:
+    methods = "sigmoid hinge ipo jsd fkl jeffreys chi2_kl".split()
+    methods += ["alpha 0.3", "alpha 0.5", "alpha 0.7"]
+    looks = [(s["color"], s["linestyle"], s["marker"]) for s in map(style, methods)]
+    assert len(set(looks)) == len({style(method)["label"] for method in methods}) == len(methods)
+
+
+ROWS: list[dict[str, Any]] = [
+    {"method": "jsd", "kl": 5.0, "gain": 1.0, "kl_se": 0.1, "gain_se": 0.2},
+    {"method": "jsd", "kl": 0.0, "gain": 0.0, "kl_se": 0.0, "gain_se": 0.0},
+    {"method": "jsd", "kl": 2.0, "gain": 0.9, "kl_se": 0.1, "gain_se": 0.2},
+    {"method": "fkl", "kl": None, "gain": None, "kl_se": None, "gain_se": None},
+]
+
+
+def test_curves_go_by_distance_and_leave_out_what_was_not_run() -> None:
+    axis = Figure().subplots()
+    result_figures.plot_curves(axis, ROWS, "kl", "gain")
+    [container] = axis.containers
+    assert container[0].get_xdata().tolist() == [0, 2, 5]
+    assert container[0].get_ydata().tolist() == [0, 0.9, 1]
+    assert to_hex(container[0].get_color()) == COLOURS["js"].lower()
+
+
+def test_differences_are_filled_where_they_are_clear() -> None:
+    rows: list[dict[str, Any]] = [
+        {"method": "jsd", "difference": 0.5, "low": 0.1, "high": 0.8, "verdict": "higher"},
+        {"method": "fkl", "difference": 0.2, "low": -0.1, "high": 0.4, "verdict": "undecided"},
+        {"method": "ipo", "difference": None, "low": None, "high": None, "verdict": "not reached"},
+    ]
+    axis = Figure().subplots()
+    result_figures.plot_differences(axis, rows)
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["forward KL", "JS"]
+    faces = {c[0].get_ydata()[0]: to_hex(c[0].get_markerfacecolor()) for c in axis.containers}
+    assert faces == {0: "#ffffff", 1: COLOURS["js"].lower()}
+    ends = axis.containers[1][2][0].get_segments()[0][:, 0].tolist()
+    assert ends == pytest.approx([0.1, 0.8])
+
+
+def test_no_difference_is_said() -> None:
+    axis = Figure().subplots()
+    result_figures.plot_differences(axis, [])
+    assert axis.texts[0].get_text() == "no curve reaches it"
