@@ -2,9 +2,8 @@
 
     python benchmarks/cost_growth.py --data_root DIR
 
-From one base, four scored completions of 32 tokens for each of four prompts of 64 tokens (all six
-pairs of a prompt, so 24 pairs an update) and a model of 2.6 M parameters, one thing changes at a
-time: the completions of a prompt, the prompt's length, the prompts of an update, the model. Texts
+From one base, four scored completions of 32 tokens of one prompt of 64 tokens (all six pairs of
+them in an update) and a model of 2.6 M parameters, one thing changes at a time: the completions of a prompt, the prompt's length, the prompts of an update, the model. Texts
 are random words of one token each. The reference is run in every update, by both.
 """
 
@@ -33,7 +32,7 @@ class Point:
 
     completions: int = 4
     prompt_tokens: int = 64
-    prompts: int = 4
+    prompts: int = 1
     size: str = "2.6M"
 
     @property
@@ -53,7 +52,7 @@ BASE = Point()
 GROWTH: dict[str, tuple[Any, ...]] = {
     "completions": (2, 4, 6, 8),
     "prompt_tokens": (16, 64, 256),
-    "prompts": (1, 4, 16),
+    "prompts": (1, 2, 4),
     "size": ("2.6M", "25M"),
 }
 """the field of a point that changes -> its values"""
@@ -65,7 +64,7 @@ class Arguments:
     """Comparison."""
 
     data_root: str = field(default="data", metadata={"help": "folder of the data"})
-    updates: int = field(default=6, metadata={"help": "timed updates of a round"})
+    updates: int = field(default=3, metadata={"help": "timed updates of a round"})
     rounds: int = field(default=3, metadata={"help": "rounds"})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast"})
     output: str = field(default="results/cost_growth.json", metadata={"help": "file of figures"})

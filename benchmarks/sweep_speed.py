@@ -60,7 +60,7 @@ class Arguments:
 
     data_root: str = field(default="data", metadata={"help": "folder of the data"})
     size: Literal["2.6M", "25M", "124M"] = field(default="2.6M", metadata={"help": "of the model"})
-    updates: int = field(default=8, metadata={"help": "updates of a cell"})
+    updates: int = field(default=3, metadata={"help": "updates of a cell"})
     batch: int = field(default=BATCH["groups"], metadata={"help": "pairs of an update"})
     rounds: int = field(default=2, metadata={"help": "rounds"})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast"})

@@ -33,7 +33,7 @@ from fdpo import preferences
 from fdpo.llm import FDPOConfig, FDPOTrainer
 
 SIZES = {"2.6M": (48, 4, 4), "25M": (320, 8, 8), "124M": (768, 12, 12)}  # width, layers, heads
-WARM = 2  # updates before the clock runs
+WARM = 1  # updates before the clock runs
 COUNTED = 2  # updates whose FLOP are counted
 PRECOMPUTED, KEPT = ", precomputed", ", reference kept"
 SIDES = ("trl", "trl" + PRECOMPUTED, "fdpo", "fdpo" + KEPT)
