@@ -3,8 +3,9 @@
     python benchmarks/cost_growth.py --data_root DIR
 
 From one base, four scored completions of 32 tokens of one prompt of 64 tokens (all six pairs of
-them in an update) and a model of 2.6 M parameters, one thing changes at a time: the completions of a prompt, the prompt's length, the prompts of an update, the model. Texts
-are random words of one token each. The reference is run in every update, by both.
+them in an update) and a model of 2.6 M parameters, one thing changes at a time: the completions of
+a prompt, the prompt's length, the prompts of an update, the model. Texts are random words of one
+token each. The reference is run in every update, by both.
 """
 
 from __future__ import annotations
