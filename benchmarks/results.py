@@ -157,14 +157,15 @@ def tabular(own: Arguments) -> None:
 
 
 def notebook(own: Arguments) -> None:
-    """Runs the notebook on the results; a quick one leaves the repository's as it is."""
+    """Runs the notebook on the results; those of another folder get one beside them."""
     import nbformat
     from nbclient import NotebookClient
 
+    folder = Path(str(own.output)).resolve()
+    os.environ["FDPO_RESULTS"] = str(folder)
     found = nbformat.read(ROOT / NOTEBOOK, as_version=4)
-    os.environ["FDPO_RESULTS"] = str(Path(str(own.output)).resolve())
     NotebookClient(found, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute()
-    target = Path(str(own.output)) / NOTEBOOK if own.quick else ROOT / NOTEBOOK
+    target = (ROOT if folder == ROOT / "results" else folder) / NOTEBOOK
     with runs.replacing(target) as beside:
         nbformat.write(found, beside)
     print(target)

@@ -11,11 +11,10 @@ openings.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from text_results import Run, measured, plain, resampled
+from text_results import finished, measured, plain, resampled
 from torch import Tensor
 
 from fdpo import arguments, curves, runs
@@ -57,11 +56,7 @@ def spearman(values: Tensor, published: Tensor) -> Tensor:
 def main() -> None:
     (own,) = arguments.parse((Arguments,), program="slic_hf.py")
     with arguments.usage_errors():
-        root = Path(own.sweep)
-        folders = sorted(path.parent for path in root.glob(f"cells/*/{runs.METRICS}"))
-        if not folders:
-            raise ValueError(f"--sweep {own.sweep}: no finished cell there")
-    found = measured([Run.of(folder) for folder in folders], own.reward)
+        found = measured(finished(own.sweep), own.reward)
     gains = resampled(found, own.draws)["gain"]
     rows: list[dict[str, Any]] = []
     for m, method in enumerate(found.methods):
@@ -76,6 +71,9 @@ def main() -> None:
         if beta in found.betas and set(table) <= set(found.methods):
             place = [found.methods.index(method) for method in table]
             values = gains[:, place, :, 1 + found.betas.index(beta)].mean(dim=-1)
+            if values[0].isnan().any():
+                print(f"beta {beta:g}: a run is missing, no correlation")
+                continue
             draws = spearman(values, torch.tensor(list(table.values())))
             one = curves.difference(draws)
             correlations.append({"beta": beta, **one._asdict()})

@@ -40,8 +40,8 @@ class Arguments:
     output: str = field(default="results/tabular.json", metadata={"help": "file of figures"})
 
     def __post_init__(self) -> None:
-        if self.responses < 2 or self.worlds < 1:
-            raise ValueError("--responses must be at least 2, --worlds at least 1")
+        if min(self.responses, self.worlds) < 2:
+            raise ValueError("--responses and --worlds must be at least 2")
         if not 0 < self.share < 1:
             raise ValueError(f"--share must be between 0 and 1, got {self.share}")
 

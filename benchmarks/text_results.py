@@ -5,9 +5,10 @@
 Reads the run folders of the sweep's finished cells and writes ``OUTPUT_curves.json`` (each method's
 figures by beta), ``OUTPUT_questions.json`` (differences at equal distance and at equal reward, with
 their intervals), ``OUTPUT_calibration.json`` (how often held-out pairs are right, by what the
-policy says of them) and ``OUTPUT_samples.json`` (completions of the same openings). All errors and
-intervals are those of the bootstrap over openings and seeds of :mod:`fdpo.curves`; pairs are drawn
-by prompt. A sweep that sampled nothing has only the curves and the calibration of its pairs.
+policy says of them, with errors clustered by prompt) and ``OUTPUT_samples.json`` (completions of
+the same openings). Other errors and intervals are those of the bootstrap over openings and seeds of
+:mod:`fdpo.curves`; pairs are drawn by prompt. A sweep that sampled nothing has only the curves and
+the calibration of its pairs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from fdpo import arguments, curves, diversity, estimators, get_divergence, runs
 from fdpo.rows import read_rows
 
 BASELINE = "sigmoid"
-BINS = 15
+BINS = 15  # of the calibration error
+STEPS = 8  # of the calibration curve, from one half to 1
 ALPHAS = {"sigmoid": 0.0, "alpha 0.3": 0.3, "alpha 0.5": 0.5, "alpha 0.7": 0.7, "fkl": 1.0}
 QUESTIONS: tuple[tuple[str, str, tuple[float, ...]], ...] = (
     ("gain", "kl", (2, 5, 10)),
@@ -60,6 +62,10 @@ class Arguments:
     reward: str = field(default="imdb-sentiment", metadata={"help": "the scorer that decides"})
     draws: int = field(default=curves.DRAWS, metadata={"help": "bootstrap samples"})
 
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError(f"--draws must be at least 1, got {self.draws}")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -87,21 +93,48 @@ class Measured:
         betas: Those along the fourth, after the reference, which is the first point of a curve.
         seeds: Those along the third.
         figures: Name -> values with shape (P, M, S, 1 + K); ``kl`` is the distance.
+        missing: The runs that are not there; curves and answers go without their methods.
     """
 
     methods: list[str]
     betas: list[float]
     seeds: list[int]
     figures: dict[str, Tensor]
+    missing: list[tuple[str, float, int]]
+
+    def why_not(self, method: str) -> str:
+        """Says why a method is left out; "" if all its runs are there."""
+        return "run missing" if any(run[0] == method for run in self.missing) else ""
+
+
+def finished(sweep: str) -> list[Run]:
+    """Returns the finished cells of a sweep; raises ``ValueError`` if there is none."""
+    folders = sorted(path.parent for path in Path(sweep).glob(f"cells/*/{runs.METRICS}"))
+    if not folders:
+        raise ValueError(f"--sweep {sweep}: no finished cell there")
+    return [Run.of(folder) for folder in folders]
 
 
 def measured(cells: Sequence[Run], reward: str) -> Measured:
-    """Reads what each run measured on each opening and pair."""
+    """Reads what each run measured on each opening and pair.
+
+    Raises:
+        ValueError: If two runs are of one method, strength and seed, or what they were measured on
+            differs.
+    """
     methods = list(dict.fromkeys(run.method for run in cells))
     betas = sorted({run.beta for run in cells})
     seeds = sorted({run.seed for run in cells})
     figures: dict[str, Tensor] = {}
+    taken: dict[tuple[str, float, int], Path] = {}
     for run in cells:
+        key = run.method, run.beta, run.seed
+        if key in taken:
+            raise ValueError(
+                f"{run.folder} and {taken[key]} are both of {run.method}, beta {run.beta:g}, seed "
+                f"{run.seed}: a sweep's results need one run of each"
+            )
+        taken[key] = run.folder
         own = openings(run.folder, reward) | pairs(run.folder)
         place = methods.index(run.method), seeds.index(run.seed), 1 + betas.index(run.beta)
         for name, (values, base) in own.items():
@@ -109,8 +142,12 @@ def measured(cells: Sequence[Run], reward: str) -> Measured:
                 shape = (len(values), len(methods), len(seeds), 1 + len(betas), *values.shape[1:])
                 figures[name] = torch.full(shape, math.nan, dtype=torch.float64)
                 figures[name][:, :, :, 0] = base[:, None, None]
+            if len(values) != len(figures[name]):
+                raise ValueError(f"{run.folder}: measured on other openings or pairs than others")
             figures[name][:, *place] = values
-    return Measured(methods, betas, seeds, figures)
+    every = ((m, b, s) for m in methods for b in betas for s in seeds)
+    missing = [run for run in every if run not in taken]
+    return Measured(methods, betas, seeds, figures, missing)
 
 
 def openings(folder: Path, reward: str) -> dict[str, tuple[Tensor, Tensor]]:
@@ -118,7 +155,9 @@ def openings(folder: Path, reward: str) -> dict[str, tuple[Tensor, Tensor]]:
     if not (folder / "samples.jsonl").exists():
         return {}
     rows = read_rows(folder / "samples.jsonl")
-    deviation = runs.read_json(folder / runs.METRICS)[f"base_{reward}_sd"]
+    deviation = runs.read_json(folder / runs.METRICS).get(f"base_{reward}_sd")
+    if deviation is None:
+        raise ValueError(f"--reward {reward}: {folder} was not scored by it")
     sides = {model: [r for r in rows if r["model"] == model] for model in ("policy", "reference")}
     count = 1 + max(row["opening"] for row in rows)
 
@@ -141,9 +180,9 @@ def openings(folder: Path, reward: str) -> dict[str, tuple[Tensor, Tensor]]:
     ratios, nothing = of("policy", "log_ratio"), torch.zeros(count, dtype=torch.float64)
     both = zip(ratios[:, None], of("reference", "log_ratio")[:, None], strict=True)
     js = [estimators.divergence(get_divergence("js"), *one).value for one in both]
-    return {
+    vader = {"vader": (gain("reward/vader", 1.0), nothing)} if "reward/vader" in rows[0] else {}
+    return vader | {
         "gain": (gain(f"reward/{reward}", deviation), nothing),
-        "vader": (gain("reward/vader", 1.0), nothing),
         "kl": (mean("policy", "kl"), nothing),
         "js": (torch.tensor(js, dtype=torch.float64), nothing),
         "entropy": (mean("policy", "entropy"), mean("reference", "entropy")),
@@ -154,8 +193,7 @@ def openings(folder: Path, reward: str) -> dict[str, tuple[Tensor, Tensor]]:
 def pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Returns what a run says of held-out pairs, means over those of each prompt.
 
-    ``ece`` is each prompt's part in every bin. One pair in two is turned round, or all labels would
-    be 1.
+    ``ece`` is each prompt's part in every bin: prompts weigh the same.
     """
     rows = read_rows(folder / "held_out_pairs.jsonl")
     margins = torch.tensor([row["margin"] for row in rows], dtype=torch.float64)
@@ -177,17 +215,28 @@ def pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def gaps(margins: Tensor) -> Tensor:
-    """Returns label less probability of each pair in its bin of probability, shape (N, BINS)."""
-    labels = torch.rand(len(margins), generator=torch.Generator().manual_seed(0)) < 0.5
-    probabilities = torch.where(labels, margins, -margins).sigmoid()
-    bins = (probabilities * BINS).long().clamp(max=BINS - 1)
-    return one_hot(bins, BINS) * (labels.double() - probabilities)[:, None]
+    """Returns label less probability of each pair in its bin of probability, shape (N, BINS).
+
+    Each pair counts half in its own order and half turned round, or all labels would be 1.
+    """
+    parts = []
+    for margin, label in ((margins, 1.0), (-margins, 0.0)):
+        probability = margin.sigmoid()
+        bins = (probability * BINS).long().clamp(max=BINS - 1)
+        parts.append(one_hot(bins, BINS) * (label - probability)[:, None] / 2)
+    return parts[0] + parts[1]
 
 
 def resampled(found: Measured, draws: int) -> dict[str, Tensor]:
-    """Returns bootstrap means of all figures, with shape (1 + draws, M, S, 1 + K)."""
+    """Returns bootstrap means of all figures, with shape (1 + draws, M, S, 1 + K).
+
+    The calibration error of resampled pairs is larger than that of the pairs, as absolute values
+    are of noise: its draws are moved to have the mean that was measured.
+    """
     means = {name: curves.resampled(values, draws) for name, values in found.figures.items()}
-    means["ece"] = means["ece"].abs().sum(dim=-1)
+    if "ece" in means:
+        ece = means["ece"].abs().sum(dim=-1)
+        means["ece"] = torch.cat([ece[:1], ece[1:] - ece[1:].mean(dim=0) + ece[0]])
     return means
 
 
@@ -207,34 +256,44 @@ def by_beta(found: Measured, means: Mapping[str, Tensor]) -> list[dict[str, Any]
 
 
 def at_level(means: Mapping[str, Tensor], figure: str, path: str, level: float) -> Tensor:
-    """Returns a figure of each method where its curve crosses a level, shape (1 + draws, M)."""
+    """Returns a figure of each method where its curve crosses a level, shape (1 + draws, M).
+
+    NaN where a run of the method is missing or a seed's curve does not reach the level.
+    """
     found = curves.along(means["kl"], means[path], means[figure], level)
-    return torch.stack([curves.over_seeds(one) for one in found.unbind(dim=1)], dim=1)
+    complete = means["kl"][0].isfinite().all(dim=-1)
+    return by_method(torch.where(complete, found, math.nan))
+
+
+def by_method(values: Tensor) -> Tensor:
+    """Returns means over seeds, with shape (1 + draws, M), of what has shape (1 + draws, M, S)."""
+    return torch.stack([curves.over_seeds(one) for one in values.unbind(dim=1)], dim=1)
 
 
 def against(
-    name: str, values: Tensor, methods: Sequence[str], baseline: str
+    question: str, values: Tensor, found: Measured, baseline: str, claim: str = ""
 ) -> list[dict[str, Any]]:
-    """Compares every method with one, with Holm's correction over them."""
-    if baseline not in methods:
+    """Compares every method with one, with Holm's correction over those that can be compared."""
+    if baseline not in found.methods:
         return []
-    base = values[:, methods.index(baseline)]
-    others = [(m, method) for m, method in enumerate(methods) if method != baseline]
-    found = [curves.difference(values[:, m] - base) for m, _ in others]
-    corrected = curves.holm([one.p for one in found])
+    base = values[:, found.methods.index(baseline)]
+    others = [(m, method) for m, method in enumerate(found.methods) if method != baseline]
+    differences = [curves.difference(values[:, m] - base) for m, _ in others]
+    corrected = curves.holm([one.p for one in differences])
     return [
         {
-            "question": name, "method": method, "baseline": baseline,
+            "claim": claim, "question": question, "method": method, "baseline": baseline,
             "value": values[0, m].item(), "baseline_value": base[0].item(),
             "difference": one.value, "low": one.low, "high": one.high, "p": one.p, "p_holm": p,
-            "verdict": verdict(one, p),
+            "verdict": found.why_not(method) or found.why_not(baseline)
+            or (f"{baseline} not reached" if base[0].isnan() else verdict(one, p)),
         }
-        for (m, method), one, p in zip(others, found, corrected, strict=True)
+        for (m, method), one, p in zip(others, differences, corrected, strict=True)
     ]  # fmt: skip
 
 
 def verdict(found: curves.Difference, corrected: float) -> str:
-    """Says in a word what a comparison shows."""
+    """Says in a word or two what a comparison shows."""
     if math.isnan(found.value):
         return "not reached"
     if corrected >= curves.LEVEL or found.low <= 0 <= found.high:
@@ -247,50 +306,53 @@ def questions(found: Measured, means: Mapping[str, Tensor]) -> list[dict[str, An
     rows = []
     for figure, path, levels in QUESTIONS:
         for level in levels:
-            name = f"{figure} at {path} {level:g}"
             values = at_level(means, figure, path, level)
-            rows += against(name, values, found.methods, BASELINE)
+            rows += against(f"{figure} at {path} {level:g}", values, found, BASELINE)
     return rows
 
 
 def claims(found: Measured, means: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """Answers the published claims that no question covers."""
+    """Answers the claims that have been published."""
+    methods = found.methods
     at_five = at_level(means, "gain", "kl", 5)
-    rows = against("JS trades best: gain at kl 5", at_five, found.methods, "jsd")
-    seeds = [curves.over_seeds(one.nan_to_num(-math.inf).amax(dim=-1).where(
-        ~one.isnan().any(dim=-1), math.nan)) for one in means["gain"].unbind(dim=1)]  # fmt: skip
-    largest = torch.stack(seeds, dim=1)
-    rows += against("forward KL gains least: largest gain", largest, found.methods, "fkl")
+    diverse = {
+        f"{figure} at gain 0.5": at_level(means, figure, "gain", 0.5)
+        for figure in ("entropy", "distinct_2")
+    }
+    rows = []
+    for name, values in diverse.items():
+        rows += against(name, values, found, BASELINE, "reverse KL has less diversity")
+    rows += against("gain at kl 5", at_five, found, "jsd", "JS trades best")
+    largest = by_method(means["gain"][..., 1:].amax(dim=-1))  # NaN where a run is missing
+    least = "forward KL gains least"
+    rows += against("largest gain", largest, found, "fkl", least)
     if 0.1 in found.betas:
-        at_beta = means["gain"][..., 1 + found.betas.index(0.1)]
-        values = torch.stack([curves.over_seeds(v) for v in at_beta.unbind(dim=1)], dim=1)
-        rows += against("forward KL gains least: gain at beta 0.1", values, found.methods, "fkl")
-    if set(ALPHAS) <= set(found.methods):
-        for name, values in (
-            ("gain at kl 5", at_five),
-            ("entropy at gain 0.5", at_level(means, "entropy", "gain", 0.5)),
-        ):
-            rows.append(alpha_lies_between(name, values, found.methods))
+        values = by_method(means["gain"][..., 1 + found.betas.index(0.1)])
+        rows += against("gain at beta 0.1", values, found, "fkl", least)
+    if set(ALPHAS) <= set(methods):
+        for name, values in {"gain at kl 5": at_five, **diverse}.items():
+            rows.append(alpha_lies_between(name, values, methods))
     return rows
 
 
-def alpha_lies_between(name: str, values: Tensor, methods: Sequence[str]) -> dict[str, Any]:
+def alpha_lies_between(question: str, values: Tensor, methods: Sequence[str]) -> dict[str, Any]:
     """Returns the slope of a figure over alpha, and how often the middle lies between the ends."""
     own = values[:, [methods.index(method) for method in ALPHAS]]
     alphas = torch.tensor(list(ALPHAS.values()), dtype=torch.float64)
     centred = alphas - alphas.mean()
     slope = curves.difference(own @ centred / centred.square().sum())
-    low, high = own[:, [0, -1]].min(dim=1).values, own[:, [0, -1]].max(dim=1).values
+    low, high = own[:, [0, -1]].amin(dim=1), own[:, [0, -1]].amax(dim=1)
     middle = own[:, 1:-1]
     between = ((middle >= low[:, None]) & (middle <= high[:, None])).all(dim=1)
-    reached = own[1:].isfinite().all(dim=1)
+    reached = own.isfinite().all(dim=1)
+    share = between[1:][reached[1:]].double().mean().item()
     return {
-        "question": f"alpha lies between: slope of {name}", "method": "alpha", "baseline": "",
-        "value": math.nan, "baseline_value": math.nan,
+        "claim": "α lies between", "question": f"slope over α of {question}", "method": "alpha",
+        "baseline": "", "value": math.nan, "baseline_value": math.nan,
         "difference": slope.value, "low": slope.low, "high": slope.high,
         "p": slope.p, "p_holm": slope.p, "verdict": verdict(slope, slope.p),
-        "between": bool(between[0]),
-        "share_of_draws_between": between[1:][reached].double().mean().item(),
+        "between": bool(between[0]) if reached[0] else None,
+        "share_of_draws_between": share if reached[0] else None,
         "values": own[0].tolist(),
     }  # fmt: skip
 
@@ -300,21 +362,18 @@ def calibration_curves(cells: Sequence[Run]) -> list[dict[str, Any]]:
     rows = []
     for method, beta in dict.fromkeys((run.method, run.beta) for run in cells):
         mine = [run for run in cells if (run.method, run.beta) == (method, beta)]
-        margins = torch.cat([
-            torch.tensor([row["margin"] for row in read_rows(run.folder / "held_out_pairs.jsonl")])
-            for run in mine
-        ]).double()  # fmt: skip
+        pairs = [row for run in mine for row in read_rows(run.folder / "held_out_pairs.jsonl")]
+        margins = torch.tensor([row["margin"] for row in pairs], dtype=torch.float64)
         sure = margins.abs().sigmoid()  # of the side that it prefers: from one half to 1
         right = (margins > 0).double() + (margins == 0).double() / 2
-        bins = ((sure - 0.5) * 2 * 8).long().clamp(max=7)
-        for one in range(8):
-            inside = bins == one
-            if count := int(inside.sum()):
-                share = right[inside].mean().item()
-                error = math.sqrt(max(share * (1 - share), 1 / count) / count)
+        bins = ((sure - 0.5) * 2 * STEPS).long().clamp(max=STEPS - 1)
+        for one in range(STEPS):
+            if inside := (bins == one).nonzero().flatten().tolist():
+                share = estimators.mean(right[inside], [pairs[i]["prompt"] for i in inside])
                 rows.append({
-                    "method": method, "beta": beta, "pairs": count,
-                    "says": sure[inside].mean().item(), "right": share, "right_se": error,
+                    "method": method, "beta": beta, "pairs": len(inside),
+                    "says": sure[inside].mean().item(), "right": share.value,
+                    "right_se": share.error,
                 })  # fmt: skip
     return rows
 
@@ -352,15 +411,16 @@ def plain(value: Any) -> Any:
 def main() -> None:
     (own,) = arguments.parse((Arguments,), program="text_results.py")
     with arguments.usage_errors():
-        root = Path(own.sweep)
-        folders = sorted(path.parent for path in root.glob(f"cells/*/{runs.METRICS}"))
-        if not folders:
-            raise ValueError(f"--sweep {own.sweep}: no finished cell there")
-    cells = [Run.of(folder) for folder in folders]
-    found = measured(cells, own.reward)
+        cells = finished(own.sweep)
+        found = measured(cells, own.reward)
     means = resampled(found, own.draws)
-    commits = sorted({runs.read_json(f / runs.RECORD)["git_commit"] for f in folders})
-    record = {"arguments": arguments.resolved(own), "commits": commits, "cells": len(cells)}
+    commits = sorted({runs.read_json(run.folder / runs.RECORD)["git_commit"] for run in cells})
+    record = {
+        "arguments": arguments.resolved(own), "commits": commits, "cells": len(cells),
+        "missing": [list(run) for run in found.missing],
+    }  # fmt: skip
+    for method, beta, seed in found.missing:
+        print(f"missing: {method}, beta {beta:g}, seed {seed}: {method} is left out of the answers")
 
     def write(name: str, content: dict[str, Any]) -> None:
         runs.write_json(f"{own.output}_{name}.json", plain(record | content))

@@ -104,17 +104,22 @@ def along(distance: Tensor, path: Tensor, values: Tensor, level: float) -> Tenso
 
 
 def over_seeds(values: Tensor, seed: int = 1) -> Tensor:
-    """Returns means over seeds, drawn anew in each bootstrap sample.
+    r"""Returns means over seeds, drawn anew in each bootstrap sample.
+
+    Deviations from the mean are stretched by :math:`\sqrt{S/(S-1)}`: the spread of S values drawn
+    from S is too small by that. (Rao and Wu, 1988, https://doi.org/10.2307/2288945)
 
     Arguments:
         values: With shape (1 + draws, S): first what was measured.
         seed: The seed of the draws: equal seeds draw the same ones.
 
     Returns:
-        Means with shape (1 + draws); NaN where a drawn seed has none.
+        Means with shape (1 + draws); NaN where a seed has none.
     """
-    weights = counts(values.shape[1], len(values) - 1, seed)
-    return torch.where(weights > 0, values, 0).mul(weights).sum(dim=1) / weights.sum(dim=1)
+    size = values.shape[1]
+    mean = values.mean(dim=1)
+    drawn = (counts(size, len(values) - 1, seed) * values).sum(dim=1) / size
+    return mean + (drawn - mean) * (size / max(1, size - 1)) ** 0.5
 
 
 def difference(draws: Tensor, level: float = LEVEL) -> Difference:

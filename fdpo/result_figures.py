@@ -49,6 +49,7 @@ def plot_differences(axis: Any, rows: Iterable[Mapping[str, Any]]) -> None:
         rows: With ``method``, ``difference``, ``low``, ``high`` and ``verdict``; what was not
             reached is left out.
     """
+    rows = list(rows)
     reached = [row for row in rows if row["difference"] is not None][::-1]
     for place, row in enumerate(reached):
         drawn = style(row["method"]) | {"linestyle": "none"}
@@ -61,7 +62,8 @@ def plot_differences(axis: Any, rows: Iterable[Mapping[str, Any]]) -> None:
         axis.axvline(0, color=OTHER, linewidth=0.8, zorder=0)
         axis.set_ylim(-0.6, len(reached) - 0.4)
     else:
-        axis.text(0.5, 0.5, "no curve reaches it", ha="center", transform=axis.transAxes)
+        reasons = "\n".join(sorted({row["verdict"] for row in rows}))
+        axis.text(0.5, 0.5, reasons, ha="center", va="center", transform=axis.transAxes)
     axis.spines[["top", "right"]].set_visible(False)
 
 
@@ -133,9 +135,8 @@ def plot_digits(axes: Any, rows: Iterable[Mapping[str, Any]]) -> None:
         for axis, (figure, label) in zip(line, figures.items(), strict=True):
             for row in mine:
                 alpha = "" if row["alpha"] is None else f" {row['alpha']:g}"
-                row = {**row, "method": row["loss"] + alpha}
-                drawn = style(row["method"]) | {"linestyle": "none"}
-                if row is not mine[0] and drawn["label"] in axis.get_legend_handles_labels()[1]:
+                drawn = style(row["loss"] + alpha) | {"linestyle": "none"}
+                if drawn["label"] in axis.get_legend_handles_labels()[1]:
                     drawn["label"] = None
                 error = row.get(f"{figure}_se")
                 axis.errorbar(row["path_kl"], row[figure], yerr=error, elinewidth=0.8, **drawn)

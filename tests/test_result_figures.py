@@ -58,7 +58,8 @@ def test_differences_are_filled_where_they_are_clear() -> None:
     assert ends == pytest.approx([0.1, 0.8])
 
 
-def test_no_difference_is_said() -> None:
+def test_why_there_is_no_difference_is_said() -> None:
     axis = Figure().subplots()
-    result_figures.plot_differences(axis, [])
-    assert axis.texts[0].get_text() == "no curve reaches it"
+    rows = [{"method": "jsd", "difference": None, "verdict": "sigmoid not reached"}]
+    result_figures.plot_differences(axis, rows)
+    assert axis.texts[0].get_text() == "sigmoid not reached"

@@ -140,7 +140,8 @@ class PairCollator:
         starts = torch.tensor(rows.starts).repeat_interleave(sizes, 0)
         within = torch.cat([torch.arange(size) for size in sizes.tolist()])
         batch["scored"] = torch.stack([starts[:, 0], starts[:, 1] + within], 1)
-        batch["targets"] = torch.tensor([token for text in texts for token in text.targets])
+        targets = [token for text in texts for token in text.targets]
+        batch["targets"] = torch.tensor(targets, dtype=torch.long)  # also where there is none
         batch["sizes"] = sizes
         batch["keys"] = torch.tensor([text.key for text in texts])
         given = {PAIR: torch.long} | {f"ref_{side}_logps": torch.float for side in SIDES}

@@ -49,10 +49,15 @@ class TiledOrTRLs:
         scale: float = 1.0,
         outputs: tuple[str, ...] = (),
     ) -> Statistics:
-        """Computes what ``outputs`` names, as TRL's function does."""
+        """Computes what ``outputs`` names, as TRL's function does.
+
+        Only the log-probabilities have a gradient, and a token as likely as the likeliest is one.
+        """
         given: tuple[Any, ...] = (temperature, chunk_size, softcap, scale, outputs)
-        reduced = torch.is_autocast_enabled("cpu") or torch.finfo(hidden.dtype).bits < 32
-        if reduced or softcap is not None or "log_sum_sq_probs" in outputs:
+        dtypes = {one.dtype for one in (hidden, weight, bias) if one is not None}
+        reduced = torch.finfo(hidden.dtype).bits < 32 or torch.is_autocast_enabled("cpu")
+        asked = softcap is not None or "log_sum_sq_probs" in outputs
+        if reduced or asked or len(dtypes) > 1:
             return ChunkedLogProbFunction.apply(hidden, weight, bias, targets, *given)
         factor = scale / temperature
         if factor != 1:
@@ -79,7 +84,8 @@ class TiledLogProbs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, more: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        largest = hidden.new_full((len(hidden),), -torch.inf)
+        # not -inf, which a tile of words that are ruled out would make NaN
+        largest = hidden.new_full((len(hidden),), torch.finfo(hidden.dtype).min)
         total, weighted, plain = hidden.new_zeros(3, len(hidden))
         target = largest.clone()
         for rows, columns, logits in tiles(hidden, weight, bias):

@@ -88,6 +88,22 @@ def test_gradient_only_where_it_is_needed() -> None:
     torch.testing.assert_close(found, gradients(expected, (hidden,))[0])
 
 
+def test_words_that_are_ruled_out_do_no_harm() -> None:
+    hidden, weight, bias, targets = problem(True)
+    bias = bias.detach().clone()
+    bias[:7] = -torch.inf  # a whole tile and more
+    targets = targets.clamp(min=7)
+    found = tiled(hidden, weight, bias, targets, 1.0, 8, None, 1.0, ("log_probs",))[0]
+    expected = torch.nn.functional.linear(hidden, weight, bias).log_softmax(dim=-1)
+    torch.testing.assert_close(found, expected.gather(1, targets[:, None])[:, 0])
+
+
+def test_no_token_is_no_error() -> None:
+    hidden, weight, _, targets = problem(False)
+    log_probs = tiled(hidden[:0], weight, None, targets[:0], 1.0, 8, None, 1.0, OUTPUTS)[0]
+    assert gradients(log_probs, (weight,))[0].equal(torch.zeros_like(weight))
+
+
 @pytest.mark.parametrize(
     "given",
     [(1.0, 8, 30.0, 1.0, OUTPUTS), (1.0, 8, None, 1.0, (*OUTPUTS, "log_sum_sq_probs"))],
@@ -99,6 +115,13 @@ def test_leaves_to_trl_what_is_rare(given: tuple[Any, ...]) -> None:
     theirs = trls(*inputs, *given)
     for one, other in zip(mine, theirs, strict=True):
         assert (one is None and other is None) or one.equal(other)
+
+
+def test_leaves_mixed_dtypes_to_trl() -> None:
+    hidden, weight, _, targets = problem(False, torch.float32)
+    given = (targets, 1.0, 8, None, 1.0, OUTPUTS)
+    mine = tiled(hidden, weight.bfloat16(), None, *given)
+    assert mine[0].equal(trls(hidden, weight.bfloat16(), None, *given)[0])
 
 
 def test_takes_the_place_of_trls_on_a_cpu_only_and_gives_it_back() -> None:
