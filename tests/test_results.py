@@ -1,0 +1,84 @@
+"""The notebook of results: it runs, and what is stored in it is what it shows."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def shown(notebook: Any) -> list[list[str]]:
+    """Returns what each cell of code shows: texts, and the names of other kinds of output."""
+    kinds = ("text/markdown", "image/png", "text/plain")
+    found: list[list[str]] = []
+    for cell in code_cells(notebook):
+        found.append([])
+        for output in cell.outputs:
+            data = output.get("data", {})
+            kind = next((kind for kind in kinds if kind in data), output.output_type)
+            is_text = kind == "text/markdown"
+            found[-1].append(data[kind] if is_text else output.get("text", kind))
+    return found
+
+
+def test_notebook_runs_and_shows_what_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FDPO_RESULTS", raising=False)
+    stored = read(ROOT / "results.ipynb")
+    fresh = copy.deepcopy(stored)
+    NotebookClient(fresh, timeout=120, resources={"metadata": {"path": str(ROOT)}}).execute()
+    assert shown(fresh) == shown(stored)
+    assert sum(outputs.count("image/png") for outputs in shown(stored)) >= 2
+
+
+def test_notebook_shows_without_javascript() -> None:
+    for cell in code_cells(read(ROOT / "results.ipynb")):
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert not {"text/html", "application/javascript"} & set(output.get("data", {}))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [(("--parts", "txt"), "there is text, slic_hf"), (("--quickly",), "unknown option")],
+)
+def test_wrong_options_of_the_driver(options: tuple[str, ...], says: str) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks/results.py"), *options]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert says in result.stderr and len(result.stderr.splitlines()) <= 2
+
+
+@pytest.mark.slow
+def test_everything_on_a_small_scale(tmp_path: Path, pair_rows: list[dict[str, Any]]) -> None:
+    completions = tmp_path / "pairs.jsonl"
+    completions.write_text("".join(json.dumps(row) + "\n" for row in pair_rows))
+    command = [
+        sys.executable, str(ROOT / "benchmarks/results.py"), "--quick", "--runs", str(tmp_path),
+        "--completions", str(completions),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, cwd=ROOT)
+    made = read(tmp_path / "results/results.ipynb")
+    every = shown(made)
+    assert not any("was not made" in text for outputs in every for text in outputs)
+    assert sum(outputs.count("image/png") for outputs in every) >= 8
+    again = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
+    cells = re.findall(r"(\d+) cells, (\d+) of them finished", again.stdout)
+    assert len(cells) == 5 and all(every == finished for every, finished in cells)
