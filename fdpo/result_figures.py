@@ -5,6 +5,7 @@ Colours, lines and labels are those of :mod:`fdpo.plotting`: the same for a dive
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -31,10 +32,12 @@ def plot_curves(
             methods.setdefault(row["method"], []).append(row)
     for method, points in methods.items():
         points.sort(key=lambda row: row[order])
-        columns = ([row.get(name) for row in points] for name in (x, y, f"{x}_se", f"{y}_se"))
-        across, up, across_error, up_error = columns
+        across, up, across_error, up_error = (
+            [math.nan if row.get(name) is None else row[name] for row in points]
+            for name in (x, y, f"{x}_se", f"{y}_se")
+        )
         axis.errorbar(
-            across, up, xerr=None if None in across_error else across_error, yerr=up_error,
+            across, up, xerr=across_error, yerr=up_error,
             elinewidth=0.8, linewidth=1.6, **style(method),
         )  # fmt: skip
     axis.grid(color="#dddddd", linewidth=0.6)

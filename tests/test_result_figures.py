@@ -43,6 +43,13 @@ def test_curves_go_by_distance_and_leave_out_what_was_not_run() -> None:
     assert to_hex(container[0].get_color()) == COLOURS["js"].lower()
 
 
+def test_points_without_an_error_are_drawn_without_one() -> None:
+    axis = Figure().subplots()
+    rows = [{**row, "gain_se": None} for row in ROWS[:1]]
+    result_figures.plot_curves(axis, rows, "kl", "gain", order="gain")
+    assert axis.containers[0][0].get_ydata().tolist() == [1]
+
+
 def test_differences_are_filled_where_they_are_clear() -> None:
     rows: list[dict[str, Any]] = [
         {"method": "jsd", "difference": 0.5, "low": 0.1, "high": 0.8, "verdict": "higher"},
