@@ -74,6 +74,11 @@ def make_pairs(own: Arguments) -> Path:
     return folder
 
 
+def draws(own: Arguments) -> tuple[object, ...]:
+    """Returns the option of the programs that draw bootstrap samples."""
+    return ("--draws", 500) if own.quick else ()
+
+
 def text(own: Arguments) -> None:
     small = [
         "--loss", "sigmoid", "jsd", "--beta", 0.02, 0.4, "--seed", 0,
@@ -85,8 +90,14 @@ def text(own: Arguments) -> None:
         "--dataset", make_pairs(own), "--output_dir", sweep, "--jobs", own.jobs,
         *(small if own.quick else ()),
     )  # fmt: skip
-    draws = ("--draws", 500) if own.quick else ()
-    call("benchmarks/text_results.py", "--sweep", sweep, "--output", f"{own.output}/text", *draws)
+    call(
+        "benchmarks/text_results.py",
+        "--sweep",
+        sweep,
+        "--output",
+        f"{own.output}/text",
+        *draws(own),
+    )
 
 
 def slic_hf(own: Arguments) -> None:
@@ -104,9 +115,13 @@ def slic_hf(own: Arguments) -> None:
     else:
         call("train_dpo/sweep.py", *given)
         call("train_dpo/sweep.py", *given, "--loss", "sigmoid", "hinge", "--beta", 0.5, 10)
-    draws = ("--draws", 500) if own.quick else ()
     call(
-        "benchmarks/slic_hf.py", "--sweep", sweep, "--output", f"{own.output}/slic_hf.json", *draws
+        "benchmarks/slic_hf.py",
+        "--sweep",
+        sweep,
+        "--output",
+        f"{own.output}/slic_hf.json",
+        *draws(own),
     )
 
 
@@ -129,7 +144,7 @@ def completions(own: Arguments) -> None:
     )  # fmt: skip
     call(
         "benchmarks/text_results.py", "--sweep", sweep, "--output", f"{own.output}/completions",
-        *(("--draws", 500) if own.quick else ()),
+        *draws(own),
     )  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from text_results import finished, measured, plain, resampled
+from text_results import plain, resampled
+from text_runs import finished, measured
 from torch import Tensor
 
 from fdpo import arguments, curves, runs

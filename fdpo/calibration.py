@@ -38,24 +38,24 @@ class Calibration(NamedTuple):
         return flat(means, prefix) | {f"{prefix}ece": self.ece}
 
 
+def right(margins: Tensor) -> Tensor:
+    """Returns which pairs a policy has right, 1 or 0, and one half where it has no opinion."""
+    return (margins > 0).double() + (margins == 0).double() / 2
+
+
 def calibration(
-    margins: Tensor,
-    prompts: Sequence[Hashable] | None = None,
-    *,
-    bins: int = 15,
-    seed: int = 0,
+    margins: Tensor, prompts: Sequence[Hashable] | None = None, *, bins: int = 15
 ) -> Calibration:
     r"""Compares :math:`\sigma(m)` of held-out pairs with how often it is right.
 
     The calibration error is torchmetrics' ``BinaryCalibrationError``: the mean over bins, weighted
     by their pairs, of the gap between mean probability and mean label. If chosen always came first
-    all labels would be 1; so the order of each pair is drawn.
+    all labels would be 1; so each pair counts in both orders, which for equal models gives 0.
 
     Arguments:
         margins: :math:`m = \beta(g(\ell_w) - g(\ell_l))` of pairs, with shape :math:`(N)`.
         prompts: The prompt of each pair: pairs of one prompt are not independent.
         bins: Bins of equal width between 0 and 1.
-        seed: The seed of the order.
 
     Raises:
         ValueError: If there is no pair, or a margin is NaN.
@@ -67,11 +67,12 @@ def calibration(
     if margins.isnan().any():
         raise ValueError(f"the margin of pair {int(margins.isnan().nonzero()[0])} is NaN")
     margins = margins.detach().double().cpu()
-    labels = torch.rand(len(margins), generator=torch.Generator().manual_seed(seed)) < 0.5
-    probabilities = torch.where(labels, margins, -margins).sigmoid()
+    probabilities = torch.cat([margins, -margins]).sigmoid()
+    labels = torch.ones(len(margins), dtype=torch.long)
+    labels = torch.cat([labels, 0 * labels])
     return Calibration(
-        accuracy=mean((margins > 0).double() + (margins == 0).double() / 2, prompts),
+        accuracy=mean(right(margins), prompts),
         nll=mean(-logsigmoid(margins), prompts),
         brier=mean((-margins).sigmoid().square(), prompts),
-        ece=binary_calibration_error(probabilities, labels.long(), n_bins=bins).item(),
+        ece=binary_calibration_error(probabilities, labels, n_bins=bins).item(),
     )

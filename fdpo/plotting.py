@@ -67,6 +67,11 @@ def label_of(loss: str, alpha: float | None = None) -> str:
     return name + PREFERENCE_STYLES.get(preference, ("", f", {preference}"))[1]
 
 
+def method_of(loss: str, alpha: float | None = None) -> str:
+    """Returns the name of a method: the loss, and its alpha after a space if it has one."""
+    return loss if alpha is None else f"{loss} {alpha:g}"
+
+
 def loss_of(method: str) -> tuple[str, float | None]:
     """Returns the loss and the alpha of a method's name, such as ``jsd`` or ``alpha 0.3``."""
     loss, _, alpha = method.partition(" ")
@@ -77,7 +82,7 @@ def style(method: str) -> dict[str, Any]:
     """Returns the colour, line, marker and label of a method: the same in every picture.
 
     Arguments:
-        method: A loss, with its alpha after a space if it has one: ``jsd``, ``alpha 0.3``.
+        method: Its name, as :func:`method_of` gives it.
     """
     loss, alpha = loss_of(method)
     divergence, preference = resolve_loss(loss, alpha)
@@ -128,6 +133,13 @@ def plot_links(path: str | Path) -> None:
     unfinished.replace(path)
 
 
+def tidy(axis: Any) -> None:
+    """Gives axes a light grid behind what they show, and no frame."""
+    axis.grid(color="#dddddd", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
 def _finish(panel: Any) -> None:
     panel.set_xlim(-4, 4)
     panel.set_xlabel(
@@ -135,8 +147,7 @@ def _finish(panel: Any) -> None:
         r"log-ratio  $\ell = \log\,\pi/\pi_{\mathrm{ref}}$  of a completion, in nats"
     )
     panel.axvline(0, color=OTHER, linewidth=0.8, zorder=0)
-    panel.grid(color="#dddddd", linewidth=0.6)
-    panel.spines[["top", "right"]].set_visible(False)
+    tidy(panel)
 
 
 def table() -> str:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fdpo.plotting import COLOURS, OTHER, label_of, loss_of, style
+from fdpo.plotting import COLOURS, OTHER, label_of, loss_of, method_of, style, tidy
 
 
 def plot_curves(
@@ -40,8 +40,7 @@ def plot_curves(
             across, up, xerr=across_error, yerr=up_error,
             elinewidth=0.8, linewidth=1.6, **style(method),
         )  # fmt: skip
-    axis.grid(color="#dddddd", linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
+    tidy(axis)
 
 
 def plot_differences(axis: Any, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -118,9 +117,7 @@ def plot_tabular(axes: Any, world: Mapping[str, Any]) -> None:
     axes[2].set(xlabel="reward of the response (grey: the reference)", ylabel="probability")
     axes[2].set_title(f"Policies at {world['share']:.0%} of the reward", loc="left")
     for axis in axes:
-        axis.grid(color="#dddddd", linewidth=0.6)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
+        tidy(axis)
 
 
 def plot_digits(axes: Any, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -137,8 +134,7 @@ def plot_digits(axes: Any, rows: Iterable[Mapping[str, Any]]) -> None:
         mine = [row for row in rows if row["model"] == model]
         for axis, (figure, label) in zip(line, figures.items(), strict=True):
             for row in mine:
-                alpha = "" if row["alpha"] is None else f" {row['alpha']:g}"
-                drawn = style(row["loss"] + alpha) | {"linestyle": "none"}
+                drawn = style(method_of(row["loss"], row["alpha"])) | {"linestyle": "none"}
                 if drawn["label"] in axis.get_legend_handles_labels()[1]:
                     drawn["label"] = None
                 error = row.get(f"{figure}_se")
@@ -146,5 +142,4 @@ def plot_digits(axes: Any, rows: Iterable[Mapping[str, Any]]) -> None:
             axis.axhline(mine[0][f"base_{figure}"], color=OTHER, linewidth=0.8, linestyle="--")
             axis.set(xscale="log", xlabel="path KL, nats", ylabel=label)
             axis.set_title(model, loc="left")
-            axis.grid(color="#dddddd", linewidth=0.6)
-            axis.spines[["top", "right"]].set_visible(False)
+            tidy(axis)

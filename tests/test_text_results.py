@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import runpy
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from fdpo.calibration import calibration
 
 PROGRAM = Path(__file__).parents[1] / "benchmarks/text_results.py"
 OPENINGS, SAMPLES = 60, 2
@@ -56,7 +59,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             for seed in (0, 1) if (method, beta) != ("fkl", 0.1) else ():
                 write_run(root / f"cells/{method}-{beta}-{seed}", method, beta, seed)
     with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(PROGRAM.parent)
         arguments = ["--sweep", root, "--output", root / "text", "--draws", 400]
+        patch.syspath_prepend(PROGRAM.parent)
         patch.setattr(sys, "argv", ["text_results.py", *map(str, arguments)])
         runpy.run_path(str(PROGRAM), run_name="__main__")
     names = ("curves", "questions", "calibration", "samples")
@@ -117,6 +122,7 @@ def test_two_runs_of_one_cell_are_refused(
     for name in ("cells/a", "cells/b"):
         write_run(tmp_path / name, "jsd", 0.1, 0)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.syspath_prepend(PROGRAM.parent)
         patch.setattr(sys, "argv", ["text_results.py", "--sweep", str(tmp_path)])
         runpy.run_path(str(PROGRAM), run_name="__main__")
     assert ended.value.code == 2
@@ -142,6 +148,14 @@ def test_calibration_counts_what_is_right_among_the_equally_sure(results: dict[s
     assert row["right"] == 0.75 and row["pairs"] == 80
 
 
+def test_parts_of_the_calibration_error_sum_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(PROGRAM.parent)
+    parts = importlib.import_module("text_runs").gaps
+    margins = 2 * torch.randn(300, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = parts(margins).mean(dim=0).abs().sum().item()
+    assert found == pytest.approx(calibration(margins).ece, abs=1e-6)
+
+
 def test_samples_stand_side_by_side(results: dict[str, Any]) -> None:
     samples = results["samples"]
     assert samples["openings"] == ["p0", "p1", "p2"]
@@ -151,6 +165,7 @@ def test_samples_stand_side_by_side(results: dict[str, Any]) -> None:
 
 def test_an_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.syspath_prepend(PROGRAM.parent)
         patch.setattr(sys, "argv", ["text_results.py", "--sweep", str(tmp_path)])
         runpy.run_path(str(PROGRAM), run_name="__main__")
     assert ended.value.code == 2

@@ -106,7 +106,7 @@ def main() -> None:
         from fdpo.llm.held_out import held_out_margins  # importing TRL takes seconds
 
         margins, pair_prompts = held_out_margins(policy, reference, tokenizer, pairs, options)
-        found = calibration(margins, pair_prompts, seed=own.seed)
+        found = calibration(margins, pair_prompts)
         metrics |= found.metrics("pairs_")
         value, error, _ = found.accuracy
         lines.append(

@@ -180,7 +180,7 @@ def report(
     metrics = {"steps": trainer.state.global_step, "train_seconds": seconds}
     if trainer.eval_dataset is not None:
         margins, prompts = trainer.held_out_margins()
-        metrics |= calibration(margins, prompts, seed=trainer.args.seed).metrics("pairs_")
+        metrics |= calibration(margins, prompts).metrics("pairs_")
     if not trainer.is_world_process_zero():
         return
     if trainer.eval_dataset is not None:

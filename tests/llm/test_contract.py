@@ -8,10 +8,13 @@ import inspect
 import pytest
 import trl
 from trl import DPOConfig, DPOTrainer
+from trl.kernels import ChunkedLogProbFunction
+from trl.trainer import utils
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import FusedCausalLMOutput
 
 from fdpo.llm.config import REFUSED
+from fdpo.llm.head import TiledOrTRLs
 
 
 def test_version_is_the_pinned_one() -> None:
@@ -38,6 +41,14 @@ def test_trainer_sets_these_attributes(name: str) -> None:
 def test_fused_head_returns_these_fields() -> None:
     needed = {"log_probs", "entropy", "mean_logits", "is_top1", "aux_loss"}
     assert needed <= {field.name for field in dataclasses.fields(FusedCausalLMOutput)}
+
+
+def test_fused_head_looks_its_function_up_where_ours_takes_its_place() -> None:
+    forward = inspect.getsource(utils.add_fused_lm_head)
+    assert "_ChunkedLogProbFunction.apply(" in forward
+    theirs = list(inspect.signature(ChunkedLogProbFunction.forward).parameters)[1:]  # after ctx
+    assert len(theirs) == len(inspect.signature(TiledOrTRLs.apply).parameters)
+    assert theirs[:4] == ["hidden", "weight", "bias", "targets"]
 
 
 def test_collator_stacks_rejected_under_chosen() -> None:
