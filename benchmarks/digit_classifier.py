@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cells import ROOT
+from programs import ROOT
 
 from fdpo import arguments
 from fdpo.diffusion.digits import load_classifier, measured

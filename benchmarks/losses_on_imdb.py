@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cells import ROOT, cell, log, mean, run, trained
+from programs import ROOT, cell, log, mean, run, trained
 
 from fdpo import arguments, runs
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cells import ROOT, cell, log, trained
+from programs import ROOT, cell, log, trained
 
 from fdpo import arguments, runs
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cells import ROOT
+from programs import ROOT
 
 from fdpo import arguments, rows, runs
 

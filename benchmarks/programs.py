@@ -1,4 +1,4 @@
-"""What the tables of this folder share: cells run by programs of the repository, and means."""
+"""Runs the repository's programs for the tables of this folder, and averages over seeds."""
 
 from __future__ import annotations
 
