@@ -2,7 +2,7 @@
 
     python benchmarks/cost_growth.py --data_root DIR
 
-From one base, four scored completions of 32 tokens of one prompt of 64 tokens (all six pairs of
+From one base, four scored completions of 16 tokens of one prompt of 32 tokens (all six pairs of
 them in an update) and a model of 2.6 M parameters, one thing changes at a time: the completions of
 a prompt, the prompt's length, the prompts of an update, the model. Texts are random words of one
 token each. The reference is run in every update, by both.
@@ -24,7 +24,7 @@ from text_training import SIDES, WARM, Setting, prepare, timed
 from fdpo import arguments, preferences
 
 COMPARED = (SIDES[0], SIDES[2])
-COMPLETION = 32  # tokens
+COMPLETION = 16  # tokens
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Point:
     """What an update consists of."""
 
     completions: int = 4
-    prompt_tokens: int = 64
+    prompt_tokens: int = 32
     prompts: int = 1
     size: str = "2.6M"
 
@@ -51,9 +51,9 @@ class Point:
 
 BASE = Point()
 GROWTH: dict[str, tuple[Any, ...]] = {
-    "completions": (2, 4, 6, 8),
-    "prompt_tokens": (16, 64, 256),
-    "prompts": (1, 2, 4),
+    "completions": (2, 4, 8),
+    "prompt_tokens": (16, 32, 128),
+    "prompts": (1, 4),
     "size": ("2.6M", "25M"),
 }
 """the field of a point that changes -> its values"""
@@ -65,8 +65,8 @@ class Arguments:
     """Comparison."""
 
     data_root: str = field(default="data", metadata={"help": "folder of the data"})
-    updates: int = field(default=3, metadata={"help": "timed updates of a round"})
-    rounds: int = field(default=3, metadata={"help": "rounds"})
+    updates: int = field(default=2, metadata={"help": "timed updates of a round"})
+    rounds: int = field(default=5, metadata={"help": "rounds"})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast"})
     output: str = field(default="results/cost_growth.json", metadata={"help": "file of figures"})
 

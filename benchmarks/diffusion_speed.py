@@ -54,8 +54,8 @@ class Arguments:
     data_root: str = field(default="data", metadata={"help": "folder of MNIST's files"})
     model: str = field(default="pretrained/mnist-ddpm", metadata={"help": "folder"})
     batch: int = field(default=64, metadata={"help": "pairs of an update"})
-    updates: int = field(default=30, metadata={"help": "updates of an epoch"})
-    rounds: int = field(default=5, metadata={"help": "rounds"})
+    updates: int = field(default=10, metadata={"help": "updates of an epoch"})
+    rounds: int = field(default=15, metadata={"help": "rounds"})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast"})
     output: str = field(
         default="results/diffusion_speed.json", metadata={"help": "file of figures"}

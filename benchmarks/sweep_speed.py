@@ -51,7 +51,7 @@ LOSSES: dict[str, tuple[Options, Options]] = {
 }
 """loss -> options of fdpo's configuration, and of TRL's."""
 BETAS = (0.1, 1.0)
-COMPARED = SIDES[:3]  # fdpo's keeps what the reference says from its first cell on
+COMPARED = SIDES[0], SIDES[2]  # fdpo's keeps what the reference says from its first cell on
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Arguments:
 
     data_root: str = field(default="data", metadata={"help": "folder of the data"})
     size: Literal["2.6M", "25M", "124M"] = field(default="2.6M", metadata={"help": "of the model"})
-    updates: int = field(default=3, metadata={"help": "updates of a cell"})
+    updates: int = field(default=2, metadata={"help": "updates of a cell"})
     batch: int = field(default=BATCH["groups"], metadata={"help": "pairs of an update"})
     rounds: int = field(default=2, metadata={"help": "rounds"})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast"})
@@ -95,11 +95,11 @@ def summary(rows: list[Row]) -> str:
         (
             side,
             f"{median(values(rows, side, 'seconds')):.1f}",
-            *(ratio(rows, base, side, "seconds") for base in COMPARED[:2]),
+            ratio(rows, COMPARED[0], side, "seconds"),
         )
         for side in COMPARED
     ]
-    return table(("trainer", "seconds", "times TRL", "times TRL, precomputed"), lines)
+    return table(("trainer", "seconds", "times TRL"), lines)
 
 
 def main() -> None:
@@ -110,7 +110,8 @@ def main() -> None:
             pairs = load_pairs("groups", own.data_root)
             prepare(setting, own.data_root, own.size, pairs, own.updates)
         differences = alone(disagreements, setting)
-        require_agreement(differences, own.bf16)
+        # the forward KL's link multiplies what TRL's sums are off by, by the inverse ratio
+        require_agreement(differences, own.bf16, limit=5e-3)
         record = {"arguments": arguments.resolved(own), "differences": differences}
 
         def measure(side: str, number: int) -> Row:

@@ -24,6 +24,7 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     GPT2Tokenizer,
+    PrinterCallback,
     TrainerCallback,
     set_seed,
 )
@@ -100,7 +101,9 @@ def trainer_of(setting: Setting, side: str, cache: Path, seed: int = 0, **option
     rows = [pair.row() for pair in preferences.read_pairs(setting.folder / PAIRS)]
     kind, config = (FDPOTrainer, FDPOConfig) if ours else (DPOTrainer, DPOConfig)
     data = datasets.Dataset.from_list(rows)
-    return kind(str(setting.folder), args=config(**given), train_dataset=data)
+    trainer = kind(str(setting.folder), args=config(**given), train_dataset=data)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 class Clock(TrainerCallback):

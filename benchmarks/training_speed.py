@@ -35,7 +35,7 @@ from text_training import (
 from fdpo import arguments, preferences
 from fdpo.rows import read_rows
 
-BATCH = {"groups": 6, "dialogues": 4, "pairs": 8}
+BATCH = {"groups": 6, "dialogues": 4, "pairs": 4}
 FILES = {
     "groups": "gpt2_imdb_scored/scored_500.jsonl.gz",
     "dialogues": "hh/helpful-base_test.jsonl.gz",
@@ -57,10 +57,10 @@ class Arguments:
     data_root: str = field(default="data", metadata={"help": "folder of the data"})
     size: Literal["2.6M", "25M", "124M"] = field(default="2.6M", metadata={"help": "of the model"})
     batch: int | None = field(
-        default=None, metadata={"help": "pairs of an update; default: 6, dialogues 4, pairs 8"}
+        default=None, metadata={"help": "pairs of an update; default: 6; dialogues and pairs 4"}
     )
     max_length: int = field(default=512, metadata={"help": "longest prompt with completion"})
-    updates: int = field(default=4, metadata={"help": "timed updates of a round"})
+    updates: int = field(default=2, metadata={"help": "timed updates of a round"})
     rounds: int = field(default=5, metadata={"help": "rounds"})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast"})
     output: str | None = field(
