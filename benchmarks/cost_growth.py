@@ -19,11 +19,10 @@ from statistics import median
 from typing import Any
 
 from side_by_side import Row, alone, alternate, ratio, table, values
-from text_training import SIDES, WARM, Setting, prepare, timed
+from text_training import DEFAULTS, WARM, Setting, prepare, timed
 
 from fdpo import arguments, preferences
 
-COMPARED = (SIDES[0], SIDES[2])
 COMPLETION = 16  # tokens
 
 
@@ -107,7 +106,7 @@ def summary(rows: list[Row]) -> str:
     """Returns the table."""
     lines = []
     for name, point in POINTS:
-        trl, ours = (point.at(side) for side in COMPARED)
+        trl, ours = (point.at(side) for side in DEFAULTS)
         figures = [
             f"{median(values(rows, side, figure)):.{digits}f}"
             for figure, digits in (("seconds_per_update", 2), ("memory", 0))
@@ -131,7 +130,7 @@ def main() -> None:
         places = {
             point.at(side): (setting, side)
             for point, setting in settings.items()
-            for side in COMPARED
+            for side in DEFAULTS
         }
 
         def measure(place: str, number: int) -> Row:

@@ -91,13 +91,9 @@ def text(own: Arguments) -> None:
         *(small if own.quick else ()),
     )  # fmt: skip
     call(
-        "benchmarks/text_results.py",
-        "--sweep",
-        sweep,
-        "--output",
-        f"{own.output}/text",
+        "benchmarks/text_results.py", "--sweep", sweep, "--output", f"{own.output}/text",
         *draws(own),
-    )
+    )  # fmt: skip
 
 
 def slic_hf(own: Arguments) -> None:
@@ -116,13 +112,9 @@ def slic_hf(own: Arguments) -> None:
         call("train_dpo/sweep.py", *given)
         call("train_dpo/sweep.py", *given, "--loss", "sigmoid", "hinge", "--beta", 0.5, 10)
     call(
-        "benchmarks/slic_hf.py",
-        "--sweep",
-        sweep,
-        "--output",
-        f"{own.output}/slic_hf.json",
+        "benchmarks/slic_hf.py", "--sweep", sweep, "--output", f"{own.output}/slic_hf.json",
         *draws(own),
-    )
+    )  # fmt: skip
 
 
 def completions(own: Arguments) -> None:

@@ -29,7 +29,7 @@ from side_by_side import (
     values,
 )
 from text_training import (
-    SIDES,
+    DEFAULTS,
     Setting,
     disagreement,
     prepare,
@@ -51,7 +51,6 @@ LOSSES: dict[str, tuple[Options, Options]] = {
 }
 """loss -> options of fdpo's configuration, and of TRL's."""
 BETAS = (0.1, 1.0)
-COMPARED = SIDES[0], SIDES[2]  # fdpo's keeps what the reference says from its first cell on
 
 
 @dataclass
@@ -95,9 +94,9 @@ def summary(rows: list[Row]) -> str:
         (
             side,
             f"{median(values(rows, side, 'seconds')):.1f}",
-            ratio(rows, COMPARED[0], side, "seconds"),
+            ratio(rows, DEFAULTS[0], side, "seconds"),
         )
-        for side in COMPARED
+        for side in DEFAULTS
     ]
     return table(("trainer", "seconds", "times TRL"), lines)
 
@@ -117,7 +116,7 @@ def main() -> None:
         def measure(side: str, number: int) -> Row:
             return alone(sweep, setting, side, number)
 
-        rows = alternate(COMPARED, own.rounds, measure, own.output, record)
+        rows = alternate(DEFAULTS, own.rounds, measure, own.output, record)
     print(summary(rows))
 
 

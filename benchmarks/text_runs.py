@@ -12,11 +12,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
 
 from fdpo import diversity, estimators, get_divergence, runs
-from fdpo.calibration import right
+from fdpo.calibration import BINS, right
 from fdpo.plotting import method_of
 from fdpo.rows import read_rows
-
-BINS = 15  # of the calibration error
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ WARM = 1  # updates before the clock runs
 COUNTED = 2  # updates whose FLOP are counted
 PRECOMPUTED, KEPT = ", precomputed", ", reference kept"
 SIDES = ("trl", "trl" + PRECOMPUTED, "fdpo", "fdpo" + KEPT)
+DEFAULTS = SIDES[0], SIDES[2]
 PAIRS = "pairs.jsonl"
 ATTENTION = "_scaled_dot_product_flash_attention"
 

@@ -15,6 +15,9 @@ from torch.nn.functional import logsigmoid
 
 from fdpo.estimators import Estimate, flat, mean
 
+BINS = 15
+"""Bins of the calibration error."""
+
 
 class Calibration(NamedTuple):
     """What :func:`calibration` found.
@@ -44,7 +47,7 @@ def right(margins: Tensor) -> Tensor:
 
 
 def calibration(
-    margins: Tensor, prompts: Sequence[Hashable] | None = None, *, bins: int = 15
+    margins: Tensor, prompts: Sequence[Hashable] | None = None, *, bins: int = BINS
 ) -> Calibration:
     r"""Compares :math:`\sigma(m)` of held-out pairs with how often it is right.
 

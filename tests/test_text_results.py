@@ -59,7 +59,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             for seed in (0, 1) if (method, beta) != ("fkl", 0.1) else ():
                 write_run(root / f"cells/{method}-{beta}-{seed}", method, beta, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(PROGRAM.parent)
         arguments = ["--sweep", root, "--output", root / "text", "--draws", 400]
         patch.syspath_prepend(PROGRAM.parent)
         patch.setattr(sys, "argv", ["text_results.py", *map(str, arguments)])

@@ -158,14 +158,14 @@ class DiffusionTrainer:
         inputs = x_t, self.process.model_times(times), conditions
         shape = (len(self.sides), *batch["times"].shape)
         dpo, sft, negative = self.weights
-        if dpo or negative:  # before the policy, which keeps its activations, for speed
+        if self.config.compares:  # first: the policy's activations then find the memory it freed
             reference = self._reference_errors(batch, inputs, target).view(shape)
         error = errors(self._predict(self.policy, *inputs), target).view(shape)
         losses = (sft + negative) * error[0].mean(1)
         figures = {
             f"errors/{s}": e.mean(1).detach() for s, e in zip(self.sides, error, strict=True)
         }
-        if dpo or negative:
+        if self.config.compares:
             base_chosen, base_rejected = reference.mean(2)
             bound = self.config.negative_sft_bound * base_rejected
             losses = losses - negative * torch.minimum(error[1].mean(1), bound)
