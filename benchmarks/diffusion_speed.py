@@ -4,10 +4,12 @@
 
 The plain step is that of Wallace et al. (2024, https://arxiv.org/abs/2311.12908): winner and loser
 in one batch with one time and noise, a reference network of its own that is run in every step. Both
-train the embedded MNIST model by AdamW on the same random pairs of real pictures, an epoch a round.
+train the embedded MNIST model by AdamW on the same random pairs of real pictures, an epoch a round,
+each in a process of its own, after two updates that are not counted.
 ``fdpo, first epoch`` starts with an empty cache; ``fdpo, repeated`` has the draws of that epoch
-again (``--repeat_draws 1``), so that its reference is read. First loss and gradient of a batch must
-agree on the same draws.
+again (``--repeat_draws 1``), so that its reference is read. As ``diffusion/train.py`` does, they
+keep freed memory on a CPU; ``plain, memory kept`` is the plain step with that alone. First loss and
+gradient of a batch must agree on the same draws.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from statistics import median
 import torch
 from side_by_side import (
     Row,
+    alone,
     alternate,
     differences,
     gradient_of,
@@ -39,9 +42,12 @@ from fdpo import arguments
 from fdpo.diffusion import DDPM, DiffusionConfig, DiffusionTrainer, PicturePairs
 from fdpo.diffusion.models import load
 from fdpo.diffusion.pictures import load_mnist, target_pairs
+from fdpo.processes import keep_freed_memory
 from fdpo.reference_cache import OFF
 
-PLAIN, FIRST, REPEATED = SIDES = ("plain", "fdpo, first epoch", "fdpo, repeated")
+SIDES = ("plain", "plain, memory kept", "fdpo, first epoch", "fdpo, repeated")
+PLAIN, PLAIN_KEPT, FIRST, REPEATED = SIDES
+WARM = 2  # updates before the clock runs
 KAPPA = 2500.0  # half the published beta of 5,000
 DIGIT = 2  # what wins
 LEARNING_RATE = 1e-5
@@ -55,7 +61,7 @@ class Arguments:
     model: str = field(default="pretrained/mnist-ddpm", metadata={"help": "folder"})
     batch: int = field(default=64, metadata={"help": "pairs of an update"})
     updates: int = field(default=10, metadata={"help": "updates of an epoch"})
-    rounds: int = field(default=15, metadata={"help": "rounds"})
+    rounds: int = field(default=9, metadata={"help": "rounds"})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast"})
     output: str = field(
         default="results/diffusion_speed.json", metadata={"help": "file of figures"}
@@ -121,36 +127,41 @@ class Sides:
         """Makes the published step."""
         return Plain(self.model, self.process, self.device, self.own.bf16)
 
-    def trainer(self, cache: str) -> DiffusionTrainer:
-        """Makes fdpo's trainer, for one epoch, with a cache of the reference of this name."""
+    def trainer(self, cache: str, updates: int) -> DiffusionTrainer:
+        """Makes fdpo's trainer, with a cache of the reference of this name."""
         config = DiffusionConfig(
             loss="sigmoid", kappa=KAPPA, train_batch_size=self.own.batch, repeat_draws=1,
-            max_train_steps=self.own.updates, checkpointing_steps=self.own.updates + 1,
+            max_train_steps=updates, checkpointing_steps=updates + 1,
             learning_rate=LEARNING_RATE, lr_warmup_steps=0, output_dir=str(self.folder),
             reference_cache=cache if cache == OFF else str(self.folder / cache),
             mixed_precision="bf16" if self.own.bf16 else "no",
         )  # fmt: skip
         return DiffusionTrainer(copy.deepcopy(self.model), self.process, self.pairs, config)
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields an epoch of chosen and rejected pictures, in random order."""
+    def batches(self, updates: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields chosen and rejected pictures, in random order."""
         order = torch.tensor(self.pairs.pairs)[torch.randperm(len(self.pairs))]
-        for batch in order.split(self.own.batch):
+        for batch in order.split(self.own.batch)[:updates]:
             yield self.pairs.pictures[batch[:, 0]], self.pairs.pictures[batch[:, 1]]
 
-    def seconds(self, side: str, number: int) -> float:
-        """Trains a side for an epoch and returns the seconds, of fdpo's after its first check."""
-        if side == PLAIN:
-            plain, begun = self.plain(), now()
-            plain.train(self.batches())
-            return now() - begun
-        trainer = self.trainer(f"cache-{number}")
+    def plain_seconds(self) -> float:
+        """Trains by the published step for an epoch and returns the seconds."""
+        plain = self.plain()
+        plain.train(self.batches(WARM))
+        begun = now()
+        plain.train(self.batches(self.own.updates))
+        return now() - begun
+
+    def fdpo_seconds(self, cache: str) -> float:
+        """Trains by fdpo's trainer for an epoch and returns the seconds, after its first check."""
+        self.trainer(OFF, WARM).train()
+        trainer = self.trainer(cache, self.own.updates)
         trainer.train()
         return trainer.seconds
 
     def disagreement(self) -> dict[str, float]:
         """Returns the relative differences of loss and gradient, a small step from the start."""
-        plain, trainer = self.plain(), self.trainer(OFF)
+        plain, trainer = self.plain(), self.trainer(OFF, WARM)
         for policy in (plain.policy, trainer.policy):
             torch.manual_seed(0)
             with torch.no_grad():
@@ -163,6 +174,16 @@ class Sides:
         expected = plain.loss(batch["chosen"], batch["rejected"], *draws)
         ours, theirs = gradient_of(loss, trainer.policy), gradient_of(expected, plain.policy)
         return differences((loss, ours), (expected, theirs))
+
+
+def epoch(own: Arguments, folder: Path, side: str, number: int) -> Row:
+    """Trains a side for an epoch."""
+    if side != PLAIN:
+        keep_freed_memory()
+    sides = Sides(own, folder)
+    plain = side in (PLAIN, PLAIN_KEPT)
+    seconds = sides.plain_seconds() if plain else sides.fdpo_seconds(f"cache-{number}")
+    return {"pairs_per_second": len(sides.pairs) / seconds}
 
 
 def summary(rows: list[Row]) -> str:
@@ -182,13 +203,13 @@ def summary(rows: list[Row]) -> str:
 def main() -> None:
     (own,) = arguments.parse((Arguments,), program="diffusion_speed.py")
     with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         with arguments.usage_errors():
-            sides = Sides(own, Path(name))
-        found = sides.disagreement()
+            found = Sides(own, folder).disagreement()
         require_agreement(found, own.bf16)
 
         def measure(side: str, number: int) -> Row:
-            return {"pairs_per_second": len(sides.pairs) / sides.seconds(side, number)}
+            return alone(epoch, own, folder, side, number)
 
         record = {"arguments": arguments.resolved(own), "differences": found}
         rows = alternate(SIDES, own.rounds, measure, own.output, record)
