@@ -24,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 from training_speed import BATCH, load_pairs
 
 from fdpo import arguments
+from fdpo.processes import keep_freed_memory
 
 
 @dataclass
@@ -57,11 +58,13 @@ def images(own: Arguments, folder: Path) -> Callable[[], Any]:
     """Prepares training on images."""
     given = diffusion_speed.Arguments(data_root=own.data_root, updates=own.updates)
     sides = diffusion_speed.Sides(given, folder)
-    if own.side == diffusion_speed.PLAIN:
-        return lambda: sides.plain().train(sides.batches())
+    if own.side != diffusion_speed.PLAIN:
+        keep_freed_memory()
+    if own.side in diffusion_speed.PUBLISHED:
+        return lambda: sides.plain().train(sides.batches(own.updates))
     if own.side == diffusion_speed.REPEATED:
-        sides.trainer("cache").train()
-    return sides.trainer("cache").train
+        sides.trainer("cache", own.updates).train()
+    return sides.trainer("cache", own.updates).train
 
 
 def main() -> None:
