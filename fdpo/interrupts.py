@@ -6,6 +6,10 @@ import signal
 from types import FrameType
 from typing import Any
 
+import torch
+
+from fdpo.processes import anywhere, processes
+
 
 class Interrupts:
     """Remembers SIGINT and SIGTERM while it watches; a second one acts as usual."""
@@ -17,6 +21,11 @@ class Interrupts:
     def watch(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             self.previous[number] = signal.signal(number, self._remember)
+
+    def stopped_anywhere(self) -> bool:
+        """Whether any process is to stop, which all of them ask at the same step."""
+        self.stopped = anywhere(torch.tensor(self.stopped, device=processes().device))
+        return self.stopped
 
     def release(self) -> None:
         for number, handler in self.previous.items():

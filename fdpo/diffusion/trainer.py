@@ -275,9 +275,10 @@ class DiffusionTrainer:
             self._record(figures, norm, bar)
             figures = []
             self._validate(validate)
-            if self.interrupts.stopped or self.step % self.config.checkpointing_steps == 0:
+            stopped = self.interrupts.stopped_anywhere()
+            if stopped or self.step % self.config.checkpointing_steps == 0:
                 self.save_checkpoint()
-            if self.interrupts.stopped:
+            if stopped:
                 break
         bar.close()
         self._save_cache()

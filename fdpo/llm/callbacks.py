@@ -57,7 +57,7 @@ class StopOnInterrupt(TrainerCallback):
     def on_step_end(
         self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.stopped:
+        if self.interrupts.stopped_anywhere():
             control.should_save = control.should_training_stop = True
 
     def on_train_end(

@@ -430,43 +430,48 @@ def test_layers_that_are_not_there(make_trainer: MakeTrainer) -> None:
 
 
 SCRIPT = """
-import json, sys, torch
+import json, os, signal, sys, torch
 from fdpo.diffusion import DDPM, DiffusionConfig, DiffusionTrainer, PicturePairs, PixelUNet
 {functions}
 folder, size = sys.argv[1], int(sys.argv[2])
 config = DiffusionConfig(
     output_dir=folder, loss="jsd", train_batch_size=size, max_train_steps=4, use_cpu=True,
-    logging_steps=1, lr_warmup_steps=2, learning_rate=1e-3, checkpointing_steps=2,
+    logging_steps=1, lr_warmup_steps=2, learning_rate=1e-3, checkpointing_steps=3,
 )
 trainer = DiffusionTrainer(tiny_model(), DDPM(), tiny_pairs(), config)
+if sys.argv[3:] == [os.environ.get("RANK")]:
+    trainer.schedule.step = lambda: os.kill(os.getpid(), signal.SIGTERM)
 trainer.train()
 """
 
 
-def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
+def train_tiny(folder: Path, processes: int, *, stopped: str = "") -> list[dict[str, float]]:
+    """Trains with a batch of 8 in all, and returns the log; one process may be told to stop."""
+    script = folder.with_suffix(".py")
     functions = "".join(inspect.getsource(one) for one in (tiny_model, tiny_pairs))
     script.write_text(SCRIPT.replace("{functions}", functions))
     root = Path(__file__).parents[2]
     environment = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-    ]
-    for command, name, size in (([sys.executable], "one", 8), (launch, "two", 4)):
-        arguments = [*command, str(script), str(tmp_path / name), str(size)]
-        done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-    logs = [
-        [json.loads(line) for line in (tmp_path / name / "log.jsonl").open()]
-        for name in ("one", "two")
-    ]
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [sys.executable, *(launch if processes > 1 else []), str(script)]
+    arguments = [*command, str(folder), str(8 // processes), *filter(None, [stopped])]
+    done = subprocess.run(
+        arguments, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in (folder / "log.jsonl").open()]
+
+
+def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
+    logs = [train_tiny(tmp_path / str(number), number) for number in (1, 2)]
     for one, two in zip(*logs, strict=True):
         assert one.keys() == two.keys()
         for name in one.keys() - {"grad_norm"}:
             assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-4), name
         assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-2)
+
+
+def test_all_processes_stop_when_one_is_told_to(tmp_path: Path) -> None:
+    log = train_tiny(tmp_path / "run", 2, stopped="1")
+    assert [row["step"] for row in log] == [1]
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-1"]
