@@ -19,7 +19,7 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from fdpo import arguments, preferences, runs
 from fdpo.calibration import calibration
-from fdpo.llm.callbacks import BriefProgress, StopOnInterrupt
+from fdpo.llm.callbacks import BriefProgress, Seconds, StopOnInterrupt
 from fdpo.llm.config import FDPOConfig
 from fdpo.llm.data import load_preferences, require_room
 from fdpo.llm.evaluation import HELD_OUT_SEED, compare, held_out_openings
@@ -173,10 +173,14 @@ def openings(own: DataArguments, data: DatasetDict, model: str) -> list[str]:
 
 
 def report(
-    own: DataArguments, trainer: FDPOTrainer, reference: str, held_out: list[str], folder: Path
+    own: DataArguments,
+    trainer: FDPOTrainer,
+    reference: str,
+    held_out: list[str],
+    folder: Path,
+    seconds: float,
 ) -> None:
     """Compares the policy with its reference and writes what a reader would look at."""
-    seconds = trainer.state.log_history[-1].get("train_runtime")
     metrics = {"steps": trainer.state.global_step, "train_seconds": seconds}
     if trainer.eval_dataset is not None:
         margins, prompts = trainer.held_out_margins()
@@ -233,13 +237,14 @@ def main() -> None:
         folder = runs.prepare(training.output_dir, options, resume=resume)
     print(counts)
     trainer.add_callback(interrupt := StopOnInterrupt())
+    trainer.add_callback(clock := Seconds())
     trainer.train(resume_from_checkpoint=checkpoint)
     if interrupt.stopped:
         print(f"stopped at step {trainer.state.global_step}; --resume_from_checkpoint last goes on")
         sys.exit(130)
     trainer.save_model()
     trainer.create_model_card(folder.name)
-    report(own, trainer, model.model_name_or_path, held_out, folder)
+    report(own, trainer, model.model_name_or_path, held_out, folder, clock.seconds)
     if training.push_to_hub:
         trainer.push_to_hub(dataset_name=own.dataset_name)
     trainer.end()

@@ -1,11 +1,13 @@
-"""Callbacks of the trainers: a log line that fits a screen, and Ctrl-C that loses nothing."""
+"""Callbacks of the trainers: a brief log line, Ctrl-C that loses nothing, a clock."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers import TrainingArguments as Arguments
+from transformers.trainer_callback import ExportableState
 
 from fdpo.interrupts import Interrupts
 
@@ -64,3 +66,26 @@ class StopOnInterrupt(TrainerCallback):
         self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.interrupts.release()
+
+
+class Seconds(TrainerCallback, ExportableState):
+    """Counts the seconds that a run trains, with those before it was interrupted."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def state(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps."""
+        return {"args": {}, "attributes": {"seconds": self.seconds}}
+
+    def on_train_begin(
+        self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        kept = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        self.seconds = kept["attributes"]["seconds"]
+        self.begun = time.monotonic() - self.seconds
+
+    def on_step_end(
+        self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.seconds = time.monotonic() - self.begun

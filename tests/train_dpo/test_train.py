@@ -91,12 +91,18 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
         (tmp_path / "parted" / name).unlink()
     for file in (tmp_path / "parted" / "checkpoint-4").iterdir():
         file.unlink()
+    state = tmp_path / "parted/checkpoint-2/trainer_state.json"
+    kept = json.loads(state.read_text())
+    kept["stateful_callbacks"]["Seconds"]["attributes"]["seconds"] += 1000
+    state.write_text(json.dumps(kept))
     train(
         *options, "--output_dir", "parted", "--save_steps", 2, "--save_total_limit", 3,
         "--resume_from_checkpoint", "last",
     )  # fmt: skip
     whole, parted = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "parted"))
     assert all((whole[name] == parted[name]).all() for name in whole)
+    metrics = json.loads((tmp_path / "parted/metrics.json").read_text())
+    assert 1000 < metrics["train_seconds"] < 1600  # with those of the first part
 
 
 def test_a_loss_on_the_command_line_discards_the_alpha_of_a_preset(
