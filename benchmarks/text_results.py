@@ -28,6 +28,10 @@ from fdpo.calibration import right
 from fdpo.rows import read_rows
 
 BASELINE = "sigmoid"
+DISTANCES = ("kl", "js")
+"""Figures whose square root the points of a curve are joined over, by straight lines: near the
+reference a reward grows with the root of the distance, and a line over the distance itself would
+lie below the curve."""
 STEPS = 8  # of the calibration curve, from one half to 1
 ALPHAS = {"sigmoid": 0.0, "alpha 0.3": 0.3, "alpha 0.5": 0.5, "alpha 0.7": 0.7, "fkl": 1.0}
 QUESTIONS: tuple[tuple[str, str, tuple[float, ...]], ...] = (
@@ -99,7 +103,10 @@ def at_level(means: Mapping[str, Tensor], figure: str, path: str, level: float) 
 
     NaN where a run of the method is missing or a seed's curve does not reach the level.
     """
-    found = curves.along(means["kl"], means[path], means[figure], level)
+    steps = means[path]
+    if path in DISTANCES:
+        steps, level = steps.clamp(min=0).sqrt(), math.sqrt(level)
+    found = curves.along(means["kl"], steps, means[figure], level)
     complete = means["kl"][0].isfinite().all(dim=-1)
     return by_method(torch.where(complete, found, math.nan))
 
