@@ -6,8 +6,10 @@ Colours, lines and labels are those of :mod:`fdpo.plotting`: the same for a dive
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from fdpo.plotting import COLOURS, OTHER, label_of, loss_of, method_of, style, tidy
 
@@ -41,6 +43,24 @@ def plot_curves(
             elinewidth=0.8, linewidth=1.6, **style(method),
         )  # fmt: skip
     tidy(axis)
+
+
+def distance_scale(axis: Any, ticks: Sequence[float]) -> None:
+    """Scales the horizontal axis by the root, over which a reward grows near the reference.
+
+    Arguments:
+        axis: Axes of matplotlib, with what they show.
+        ticks: Where there may be ticks, as far as the axis goes.
+    """
+
+    def root(values: np.ndarray) -> np.ndarray:
+        return np.sqrt(np.clip(values, 0, None))
+
+    end = axis.get_xlim()[1]
+    axis.set_xscale("function", functions=(root, np.square))
+    shown = [tick for tick in ticks if tick <= end]
+    axis.set_xticks(shown, [f"{tick:g}" for tick in shown])
+    axis.set_xlim(0, end)
 
 
 def plot_differences(axis: Any, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -43,6 +43,15 @@ def test_curves_go_by_distance_and_leave_out_what_was_not_run() -> None:
     assert to_hex(container[0].get_color()) == COLOURS["js"].lower()
 
 
+def test_distances_are_laid_out_by_their_roots() -> None:
+    axis = Figure().subplots()
+    result_figures.plot_curves(axis, ROWS, "kl", "gain")
+    result_figures.distance_scale(axis, (0, 1, 4, 40))
+    places = axis.transData.transform([(0, 0), (1, 0), (4, 0)])[:, 0]
+    assert places[2] - places[0] == pytest.approx(2 * (places[1] - places[0]))
+    assert axis.get_xticks().tolist() == [0, 1, 4]
+
+
 def test_points_without_an_error_are_drawn_without_one() -> None:
     axis = Figure().subplots()
     rows = [{**row, "gain_se": None} for row in ROWS[:1]]
