@@ -24,8 +24,10 @@ class Interrupts:
 
     def stopped_anywhere(self) -> bool:
         """Whether any process is to stop, which all of them ask at the same step."""
-        self.stopped = anywhere(torch.tensor(self.stopped, device=processes().device))
-        return self.stopped
+        found = anywhere(torch.tensor(self.stopped, device=processes().device))
+        if found:  # not an assignment of it: a signal may have come meanwhile
+            self.stopped = True
+        return found
 
     def release(self) -> None:
         for number, handler in self.previous.items():
