@@ -5,16 +5,15 @@ one process of the program in a folder of its own (:mod:`fdpo.cells`). ``alpha``
 belong to losses that have such a parameter: other losses are run once for all their values.
 
 **The learning rate.** With ``--learning_rate`` all cells have the rate that is given. With
-``--learning_rates`` each method gets the best of several for itself, so that none is judged at a
-bad one. A method is everything that varies but the seed and the strength (``beta``, ``kappa``): it
-is trained with each rate for ``--check_steps`` updates at its middle strength with the first seed,
-and gets the rate with the least mean loss over the second half of the updates. The losses of one
-method with one strength on the same pairs may be compared, those of two methods may not. For text
-it is the loss on held-out pairs; for images that of the pairs trained on, which within the first
-epoch the model has not seen either, each rate with the same pairs, times and noise. A rate whose
-check fails is out. The choice is kept in ``learning_rates.json``: later calls with the same rates
-and updates keep to it, whatever strengths and seeds they add. A short check favours large rates;
-one as long as the cells does not.
+``--learning_rates`` each method gets the best of several for itself at each strength (``beta``,
+``kappa``), so that none is judged at a bad one: everything that varies but the seed is trained with
+each rate for ``--check_steps`` updates with the first seed, and gets the rate with the least mean
+loss over the second half of the updates. The losses of one method with one strength on the same
+pairs may be compared, those of two may not. For text it is the loss on held-out pairs; for images
+that of the pairs trained on, which within the first epoch the model has not seen either, each rate
+with the same pairs, times and noise. A rate whose check fails is out. The choice is kept in
+``learning_rates.json``: later calls with the same rates and updates keep to it, whatever seeds they
+add. A short check favours large rates; one as long as the cells does not.
 
 A sweep's folder may take several sweeps, one after the other or at once: the table has all cells.
 """
@@ -105,10 +104,10 @@ HELP = (
     "the first option varying slowest; a loss that takes no alpha is run once, not once for each "
     "alpha. An option that is a list is varied by giving it again. In the YAML file of --config "
     "several values are a list. Finished cells are skipped, interrupted ones go on, failed ones "
-    "are tried again by the same command. With --learning_rates every method (what varies but "
-    "beta, kappa and seed) is trained with each rate for --check_steps updates, at its middle beta "
-    "with the first seed, and all its cells get the rate with the least {figure} over the second "
-    "half of them. OUTPUT_DIR/table.csv and .parquet hold a row for each finished cell."
+    "are tried again by the same command. With --learning_rates whatever varies but the seed is "
+    "trained with each rate for --check_steps updates with the first seed, and its cells get the "
+    "rate with the least {figure} over the second half of them. OUTPUT_DIR/table.csv and .parquet "
+    "hold a row for each finished cell."
 )
 
 
@@ -207,18 +206,16 @@ class Sweep:
         }
 
     def method(self, options: Options) -> str:
-        """Returns the name of a cell's method together with the check that it is given."""
-        kept = {k: v for k, v in options.items() if k not in (*STRENGTH, "seed")}
+        """Returns the name of a cell's method and strength with the check that it is given."""
+        kept = {k: v for k, v in options.items() if k != "seed"}
         parsed = arguments.resolved(*self.read(command_line(kept)))
         rule = [self.own.learning_rates, self.own.check_steps]
-        return f"{loss_label(parsed)}-{digest([self._identity(kept, parsed), rule])}"
+        strength = "".join(f"-{name}{kept[name][0]}" for name in STRENGTH if name in kept)
+        return f"{loss_label(parsed)}{strength}-{digest([self._identity(kept, parsed), rule])}"
 
     def check(self, members: Sequence[Options], rate: float) -> Cell:
         """Returns the check of a learning rate for a method, of which these are the cells."""
         options = dict(members[0])
-        for name in (name for name in STRENGTH if name in options):
-            values = sorted({one[name] for one in members}, key=lambda words: float(words[0]))
-            options[name] = values[(len(values) - 1) // 2]
         steps = str(self.own.check_steps)
         options |= {"learning_rate": (str(rate),), self.program.steps: (steps,)}
         options |= {k: (v.format(steps=steps),) for k, v in self.program.check.items()}

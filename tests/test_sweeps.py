@@ -320,29 +320,30 @@ def test_a_printed_command_makes_the_cell(
 RATES = ("--learning_rates", 0.1, 0.5, 7, "--check_steps", 4)
 
 
-def test_each_method_gets_the_best_rate_for_itself(
+def test_each_method_gets_the_best_rate_for_itself_at_each_strength(
     sweep: Sweep, ledger: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The stand-in's best rate is its beta, and that of the check is the middle one.
-    grid = ("--loss", "jsd", "fkl", "--beta", 0.1, 0.4, 3, "--seed", 5, 6)
+    grid = ("--loss", "jsd", "fkl", "--beta", 0.1, 0.4, "--seed", 5, 6)
     assert sweep(*grid, *RATES, "--print") == 0
     output = capsys.readouterr()
-    assert "6 of 6 checks" in output.err
-    assert all("--beta=0.4" in line and "--seed=5" in line for line in output.out.splitlines())
-    assert all("--max_steps=4" in line for line in output.out.splitlines())
+    assert "12 of 12 checks" in output.err
+    assert all("--seed=5" in line and "--max_steps=4" in line for line in output.out.splitlines())
     assert sweep(*grid, *RATES) == 0
     choices = json.loads(Path("out/learning_rates.json").read_text())
-    assert len(choices) == 2
-    for choice in choices.values():
-        assert choice["learning_rate"] == 0.5 and not choice["at_edge"]
-        assert choice["losses"] == {"0.1": pytest.approx(0.3), "0.5": pytest.approx(0.1), "7": None}
+    assert len(choices) == 4
+    best = {"0.1": 0.1, "0.4": 0.5}  # the stand-in's best rate is its beta
+    for name, choice in choices.items():
+        [beta] = [beta for beta in best if f"-beta{beta}-" in name]
+        assert choice["learning_rate"] == best[beta] and choice["at_edge"] == (beta == "0.1")
+        losses = {str(rate): pytest.approx(abs(rate - float(beta))) for rate in (0.1, 0.5)}
+        assert choice["losses"] == {**losses, "7": None}
     rows = table()
-    assert len(rows) == 12 and {row["learning_rate"] for row in rows} == {"0.5"}
+    assert len(rows) == 8
+    assert all(float(row["learning_rate"]) == best[str(row["beta"])] for row in rows)
     assert all(json.loads(row["learning_rate_check"])["7"] is None for row in rows)
     before = len(events(ledger))
-    more = ("--loss", "jsd", "--beta", 0.05, 0.1, 0.4, "--seed", 5, 6, 7)
-    assert sweep(*more, *RATES) == 0  # whose middle beta is another, and the rate is not
-    assert len(table()) == 17 and len(events(ledger)) == before + 5 * 5
+    assert sweep("--loss", "jsd", "--beta", 0.1, 0.4, "--seed", 5, 6, 7, *RATES) == 0
+    assert len(table()) == 10 and len(events(ledger)) == before + 2 * 5
 
 
 def test_a_method_without_a_rate_does_not_stop_the_rest(
