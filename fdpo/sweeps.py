@@ -174,14 +174,11 @@ class Sweep:
         named = {self.cell(options).name: options for options in reversed(kept)}
         self.options = list(reversed(named.values()))
         require_used(grid, kept)
-        self.methods: dict[str, list[Options]] = {}
-        if own.learning_rates:
-            for options in self.options:
-                self.methods.setdefault(self.method(options), []).append(options)
-        self.checks = {
-            method: {rate: self.check(members, rate) for rate in own.learning_rates}
-            for method, members in self.methods.items()
-        }
+        self.checks: dict[str, dict[float, Cell]] = {}
+        for options in self.options if own.learning_rates else ():
+            method = self.method(options)
+            if method not in self.checks:  # the first cell of a method has the first seed
+                self.checks[method] = {r: self.check(options, r) for r in own.learning_rates}
 
     def cell(self, options: Options, kind: str = "cells") -> Cell:
         """Returns the cell of a combination of options; raises what the program would."""
@@ -210,14 +207,13 @@ class Sweep:
         kept = {k: v for k, v in options.items() if k != "seed"}
         parsed = arguments.resolved(*self.read(command_line(kept)))
         rule = [self.own.learning_rates, self.own.check_steps]
-        strength = "".join(f"-{name}{kept[name][0]}" for name in STRENGTH if name in kept)
+        strength = "".join(f"-{name}{parsed[name]:g}" for name in STRENGTH if name in kept)
         return f"{loss_label(parsed)}{strength}-{digest([self._identity(kept, parsed), rule])}"
 
-    def check(self, members: Sequence[Options], rate: float) -> Cell:
-        """Returns the check of a learning rate for a method, of which these are the cells."""
-        options = dict(members[0])
+    def check(self, options: Options, rate: float) -> Cell:
+        """Returns the check of a learning rate for a method, of which this is the first cell."""
         steps = str(self.own.check_steps)
-        options |= {"learning_rate": (str(rate),), self.program.steps: (steps,)}
+        options = {**options, "learning_rate": (str(rate),), self.program.steps: (steps,)}
         options |= {k: (v.format(steps=steps),) for k, v in self.program.check.items()}
         return self.cell(options, "checks")
 
@@ -230,8 +226,8 @@ class Sweep:
             KeyboardInterrupt: If Ctrl-C or SIGTERM stopped it; the same call goes on.
         """
         workers = Workers(self.own.jobs, keep_checkpoints=self.own.keep_checkpoints)
-        open_methods = self.methods.keys() - self.chosen().keys()
-        checks = [c for m in self.methods if m in open_methods for c in self.checks[m].values()]
+        open_methods = self.checks.keys() - self.chosen().keys()
+        checks = [c for m in self.checks if m in open_methods for c in self.checks[m].values()]
         if checks:
             print(f"learning rates: {len(checks)} checks", flush=True)
             self._work(workers, checks, lambda: None)
@@ -256,7 +252,7 @@ class Sweep:
 
     def cells(self) -> list[Cell]:
         """Returns the cells; of methods whose learning rate is checked, those that have one."""
-        if not self.methods:
+        if not self.checks:
             return [self.cell(options) for options in self.options]
         with locked(self.root / "locks" / RATES):
             chosen, cells = self.chosen(), []
@@ -273,7 +269,7 @@ class Sweep:
         self.choose({})
         chosen = self.chosen()
         checks = [
-            check for m in self.methods if m not in chosen for check in self.checks[m].values()
+            check for m in self.checks if m not in chosen for check in self.checks[m].values()
         ]
         every = checks or self.cells()
         left = [cell for cell in every if not cell.finished]
