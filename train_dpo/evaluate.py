@@ -54,6 +54,10 @@ class EvaluationArguments:
     pairs: str | None = field(
         default=None, metadata={"help": "file of held-out pairs: accuracy and calibration on them"}
     )
+    reference_cache: str | None = field(
+        default=None,
+        metadata={"help": "folder of the reference's samples, or off; default: ~/.cache/fdpo"},
+    )
     seed: int = field(default=HELD_OUT_SEED, metadata={"help": "of openings and samples"})
     output_dir: str | None = field(
         default=None,
@@ -99,6 +103,7 @@ def main() -> None:
         seed=own.seed,
         divergence=trained.resolve()[0] if trained else None,
         embed=own.embed,
+        reference_cache=own.reference_cache,
     )
     metrics = comparison.metrics()
     lines = [comparison.samples(3), comparison.table()]

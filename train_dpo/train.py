@@ -203,6 +203,7 @@ def report(
             max_new_tokens=own.eval_tokens,
             seed=HELD_OUT_SEED,
             divergence=trainer.divergence,
+            reference_cache=trainer.args.reference_cache,
         )
         metrics |= comparison.metrics()
         runs.write_text(folder / "samples.md", comparison.samples())

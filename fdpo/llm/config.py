@@ -52,8 +52,8 @@ class FDPOConfig(LossOptions, DPOConfig):
         log_pairs: Whether to write a row per pair and step to ``pairs.jsonl``.
         shared_prompts: Whether completions may share a row with their prompt; by default wherever
             the model can, where it saves work.
-        reference_cache: Folder of the reference's log-probabilities, by default in the user's cache
-            folder (or ``$FDPO_CACHE``); ``off`` keeps none.
+        reference_cache: Folder of the reference's log-probabilities and samples, by default in the
+            user's cache folder (or ``$FDPO_CACHE``); ``off`` keeps none.
     """
 
     sft_weight: float = field(
@@ -69,7 +69,7 @@ class FDPOConfig(LossOptions, DPOConfig):
     )
     reference_cache: str | None = field(
         default=None,
-        metadata={"help": "folder of the reference's log-probs, or off; default: ~/.cache/fdpo"},
+        metadata={"help": "folder of what the reference says, or off; default: ~/.cache/fdpo"},
     )
     use_cpu: bool = field(default=False, metadata={"help": "leave a GPU alone; on without one"})
     bf16: bool | None = field(

@@ -27,6 +27,8 @@ from fdpo.llm.generation import (
     prompt_ids,
     sample,
 )
+from fdpo.llm.reference_samples import reference_samples
+from fdpo.reference_cache import OFF
 from fdpo.scorers import Scorer
 
 # Far from the small numbers that people give to --seed: no training samples with it.
@@ -113,6 +115,7 @@ def compare(
     seed: int = 0,
     divergence: Divergence | None = None,
     embed: bool = False,
+    reference_cache: str | None = OFF,
 ) -> Comparison:
     """Samples both models from the same openings and measures them.
 
@@ -133,11 +136,15 @@ def compare(
         divergence: One more divergence to measure, as ``trained_divergence``.
         embed: Whether to measure the Vendi score too, by the reference's hidden states about
             their mean over its own samples.
+        reference_cache: Folder in which the reference's samples are kept for later comparisons,
+            None for that in the user's cache folder; by default they are not.
     """
-    kwargs = {"samples": samples, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    options = dict(samples=samples, max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed)
     drawn = {
-        name: sample(model, tokenizer, prompts, seed=seed, **kwargs)
-        for name, model in (("before", reference), ("after", policy))
+        "before": reference_samples(
+            reference, tokenizer, prompts, folder=reference_cache, **options
+        ),
+        "after": sample(policy, tokenizer, prompts, **options),
     }
     ids = prompt_ids(tokenizer, prompts)
     base = _scored(reference, policy, drawn["before"], ids, batch_size)

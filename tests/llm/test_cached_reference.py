@@ -10,7 +10,10 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 
+from fdpo.llm import reference_samples
 from fdpo.llm.config import FDPOConfig
+from fdpo.llm.generation import Completion, sample
+from fdpo.llm.models import load_model, load_tokenizer
 from fdpo.llm.trainer import FDPOTrainer
 from fdpo.reference_cache import ReferenceCache
 
@@ -96,3 +99,33 @@ def test_another_reference_has_another_folder(
         str(tiny_model), args, ref_model=other, train_dataset=Dataset.from_list(pair_rows)
     )
     assert trainer.reference_cache is not None and len(trainer.reference_cache) == 0
+
+
+def test_its_samples_are_drawn_once(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are read are those that were drawn; another seed or other weights draw anew."""
+    model, tokenizer = load_model(str(tiny_model)), load_tokenizer(str(tiny_model))
+    prompts, options = [" the film", " I"], {"samples": 16, "max_new_tokens": 40, "seed": 1}
+    plain = sample(model, tokenizer, prompts, **options)
+    draws = []
+
+    def counted(*args: Any, **kwargs: Any) -> list[list[Completion]]:
+        draws.append(1)
+        return sample(*args, **kwargs)
+
+    monkeypatch.setattr(reference_samples, "sample", counted)
+
+    def ask(**other: Any) -> list[list[Completion]]:
+        kept = {"folder": str(tmp_path), **options, **other}
+        return reference_samples.reference_samples(model, tokenizer, prompts, **kept)
+
+    assert ask() == ask() == plain and len(draws) == 1
+    assert {completion.truncated for row in plain for completion in row} == {False, True}
+    ask(seed=2)
+    with torch.no_grad():
+        model.transformer.wte.weight[0, 0] += 1e-3
+    ask()
+    assert len(draws) == 3
+    ask(folder="off")
+    assert len(list(tmp_path.iterdir())) == 3
