@@ -158,7 +158,8 @@ def main() -> None:
         trainer = DiffusionTrainer(model, process, pairs, training)
         folder = runs.prepare(training.output_dir, options, resume=resume)
     print(f"{len(pairs):,} pairs of {len(pairs.pictures):,} pictures")
-    trainer.train(checkpoint, partial(validation, own, process))
+    with runs.noting_divergence(folder):
+        trainer.train(checkpoint, partial(validation, own, process))
     if trainer.interrupts.stopped:
         print(f"stopped at step {trainer.step}; --resume_from_checkpoint last goes on")
         sys.exit(130)

@@ -257,7 +257,8 @@ def main() -> None:
         cache.fill(pairs, sides=sides, captions=[""])
     if validation is not None and trainer.accelerator.is_main_process:
         validation.draw_base()
-    trainer.train(checkpoint, partial(validation.draw, trainer=trainer) if validation else None)
+    with runs.noting_divergence(folder):
+        trainer.train(checkpoint, partial(validation.draw, trainer=trainer) if validation else None)
     if trainer.interrupts.stopped:
         print(f"stopped at step {trainer.step}; --resume_from_checkpoint last goes on")
         sys.exit(130)

@@ -66,6 +66,21 @@ class Cell:
         """Whether its figures are there."""
         return (self.folder / runs.METRICS).exists()
 
+    @property
+    def diverged(self) -> bool:
+        """Whether its training ended with numbers that are not finite."""
+        return not self.finished and (self.folder / runs.DIVERGED).exists()
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a sweep's process runs it."""
+        if not self.root.exists():
+            return False
+        lock = claim(self.root / "locks" / self.name)
+        if lock is not None:
+            os.close(lock)
+        return lock is None
+
     def command(self) -> list[str]:
         """Returns the command that runs the cell, or goes on with it, in the working folder."""
         program = self.program

@@ -21,6 +21,7 @@ from typing import Any
 
 RECORD = "run.json"  # not config.json, which is the model's where save_pretrained writes
 METRICS = "metrics.json"
+DIVERGED = "diverged.txt"
 
 PACKAGES = "fdpo torch transformers trl peft datasets accelerate diffusers".split()
 
@@ -124,6 +125,16 @@ def require_free(
     return previous
 
 
+@contextmanager
+def noting_divergence(folder: Path) -> Iterator[None]:
+    """Writes why a training diverged (`FloatingPointError`) to ``diverged.txt`` of its folder."""
+    try:
+        yield
+    except FloatingPointError as error:
+        write_text(folder / DIVERGED, f"{error}\n")
+        raise
+
+
 def last_checkpoint(output_dir: str | Path) -> Path | None:
     """The newest complete ``checkpoint-<step>`` of a run, if it has one.
 
@@ -209,7 +220,7 @@ def _require_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) 
 
 
 def _remove_run(folder: Path) -> None:
-    for name in (RECORD, METRICS):
+    for name in (RECORD, METRICS, DIVERGED):
         (folder / name).unlink(missing_ok=True)
     for path in folder.glob("checkpoint-*"):
         shutil.rmtree(path)

@@ -5,15 +5,10 @@ one process of the program in a folder of its own (:mod:`fdpo.cells`). ``alpha``
 belong to losses that have such a parameter: other losses are run once for all their values.
 
 **The learning rate.** With ``--learning_rate`` all cells have the rate that is given. With
-``--learning_rates`` each method gets the best of several for itself at each strength (``beta``,
-``kappa``), so that none is judged at a bad one: everything that varies but the seed is trained with
-each rate for ``--check_steps`` updates with the first seed, and gets the rate with the least mean
-loss over the second half of the updates. The losses of one method with one strength on the same
-pairs may be compared, those of two may not. For text it is the loss on held-out pairs; for images
-that of the pairs trained on, which within the first epoch the model has not seen either, each rate
-with the same pairs, times and noise. A rate whose check fails is out. The choice is kept in
-``learning_rates.json``: later calls with the same rates and updates keep to it, whatever seeds they
-add. A short check favours large rates; one as long as the cells does not.
+``--learning_rates`` each method gets the best for itself at each strength (``beta``, ``kappa``), so
+that none is judged at a bad one: everything that varies but the seed is trained for
+``--check_steps`` updates with the first seed, and the rate of the least loss is taken, as
+:mod:`fdpo.learning_rates` says.
 
 A sweep's folder may take several sweeps, one after the other or at once: the table has all cells.
 """
@@ -26,6 +21,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,12 +29,12 @@ from typing import Any
 from fdpo import arguments, runs
 from fdpo.arguments import Words
 from fdpo.cells import Cell, Workers
+from fdpo.learning_rates import LearningRates
 from fdpo.locks import locked
 from fdpo.losses import loss_parameters
 from fdpo.options import RESETS
 from fdpo.tables import harmless, write_table
 
-RATES = "learning_rates.json"
 STRENGTH = ("beta", "kappa")
 Options = dict[str, Words]
 
@@ -76,7 +72,7 @@ class SweepArguments:
     jobs: int = field(default=1, metadata={"help": "cells at a time, each on a GPU if there are"})
     learning_rates: list[float] = field(
         default_factory=list,
-        metadata={"help": "rates to check for each loss; default: --learning_rate for all"},
+        metadata={"help": "rates to check first for each loss; default: --learning_rate for all"},
     )
     check_steps: int = field(
         default=50, metadata={"help": "updates of a check; best as many as a cell has"}
@@ -105,9 +101,10 @@ HELP = (
     "alpha. An option that is a list is varied by giving it again. In the YAML file of --config "
     "several values are a list. Finished cells are skipped, interrupted ones go on, failed ones "
     "are tried again by the same command. With --learning_rates whatever varies but the seed is "
-    "trained with each rate for --check_steps updates with the first seed, and its cells get the "
-    "rate with the least {figure} over the second half of them. OUTPUT_DIR/table.csv and .parquet "
-    "hold a row for each finished cell."
+    "trained with each rate for --check_steps updates with the first seed, and with rates beyond "
+    "them while the best is the smallest or the largest; its cells get the rate with the least "
+    "{figure} over the second half. OUTPUT_DIR/table.csv and .parquet hold a row for each finished "
+    "cell."
 )
 
 
@@ -174,11 +171,12 @@ class Sweep:
         named = {self.cell(options).name: options for options in reversed(kept)}
         self.options = list(reversed(named.values()))
         require_used(grid, kept)
-        self.checks: dict[str, dict[float, Cell]] = {}
+        self.rates = LearningRates(self.root, own.learning_rates, program.check_figure)
         for options in self.options if own.learning_rates else ():
-            method = self.method(options)
-            if method not in self.checks:  # the first cell of a method has the first seed
-                self.checks[method] = {r: self.check(options, r) for r in own.learning_rates}
+            # The first cell of a method has the first seed.
+            self.rates.methods.setdefault(self.method(options), partial(self.check, options))
+        for check in self.rates.methods.values():
+            check(own.learning_rates[0])  # raises what is wrong with it
 
     def cell(self, options: Options, kind: str = "cells") -> Cell:
         """Returns the cell of a combination of options; raises what the program would."""
@@ -226,12 +224,13 @@ class Sweep:
             KeyboardInterrupt: If Ctrl-C or SIGTERM stopped it; the same call goes on.
         """
         workers = Workers(self.own.jobs, keep_checkpoints=self.own.keep_checkpoints)
-        open_methods = self.checks.keys() - self.chosen().keys()
-        checks = [c for m in self.checks if m in open_methods for c in self.checks[m].values()]
-        if checks:
+        failed: dict[str, str] = {}
+        while checks := [cell for cell in self.rates.left() if cell.name not in failed]:
             print(f"learning rates: {len(checks)} checks", flush=True)
-            self._work(workers, checks, lambda: None)
-        failed = self.choose(workers.failed)
+            found = self._work(workers, checks, lambda: None)
+            diverged = {cell.name for cell in checks if cell.diverged}
+            failed |= {name: why for name, why in found.items() if name not in diverged}
+        failed |= self.rates.choose()
         cells = self.cells()
         done = sum(cell.finished for cell in cells)
         print(f"{len(self.options)} cells, {done} of them finished, in {self.root}", flush=True)
@@ -252,88 +251,40 @@ class Sweep:
 
     def cells(self) -> list[Cell]:
         """Returns the cells; of methods whose learning rate is checked, those that have one."""
-        if not self.checks:
+        if not self.rates.methods:
             return [self.cell(options) for options in self.options]
-        with locked(self.root / "locks" / RATES):
-            chosen, cells = self.chosen(), []
-            for options in self.options:
-                if choice := chosen.get(self.method(options)):
-                    rate = (str(choice["learning_rate"]),)
-                    cells.append(cell := self.cell(options | {"learning_rate": rate}))
-                    choice["cells"] = sorted({*choice["cells"], cell.name})
-            runs.write_json(self.root / RATES, chosen)
+        chosen, cells, methods = self.rates.chosen(), [], {}
+        for options in self.options:
+            method = self.method(options)
+            if method in chosen:
+                rate = (str(chosen[method]["learning_rate"]),)
+                cells.append(cell := self.cell(options | {"learning_rate": rate}))
+                methods[cell.name] = method
+        self.rates.note(methods)
         return cells
 
     def print_commands(self) -> None:
-        """Prints a command for each cell that is not finished, or first for each check."""
-        self.choose({})
-        chosen = self.chosen()
-        checks = [
-            check for m in self.checks if m not in chosen for check in self.checks[m].values()
-        ]
-        every = checks or self.cells()
-        left = [cell for cell in every if not cell.finished]
-        for cell in left:
-            print(cell.printed())
-        what = "checks of learning rates; the cells come after them" if checks else "cells"
-        print(f"{len(left)} of {len(every)} {what}", file=sys.stderr)
+        """Prints a command for each check and cell that is not finished, as far as rates are known.
 
-    # --- learning rates ---
-
-    def chosen(self) -> dict[str, Any]:
-        """Returns the choices of learning rates by method."""
-        path = self.root / RATES
-        return runs.read_json(path) if path.exists() else {}
-
-    def choose(self, failed: Mapping[str, str]) -> dict[str, str]:
-        """Chooses the rates of the methods whose checks have ended, and keeps them.
-
-        Returns why there is none, by the names of methods whose checks failed.
+        Those that a sweep is at work on are left out.
         """
-        without = {}
-        for method, checks in self.checks.items():
-            ended = all(cell.finished or cell.name in failed for cell in checks.values())
-            if method in self.chosen() or not ended:
-                continue
-            losses = {
-                rate: check_loss(cell.folder / "log.jsonl", self.program.check_figure)
-                for rate, cell in checks.items()
-                if cell.finished
-            }
-            finite = {rate: loss for rate, loss in losses.items() if math.isfinite(loss)}
-            if finite:
-                self._keep(method, finite)
-            else:
-                without[method] = "no learning rate: every check failed or has no finite loss"
-        return without
-
-    def _keep(self, method: str, losses: Mapping[float, float]) -> None:
-        best = min(losses, key=lambda rate: (losses[rate], rate))
-        rates = self.own.learning_rates
-        at_edge = len(rates) > 1 and best in (min(rates), max(rates))
-        choice = {
-            "learning_rate": best,
-            "losses": {f"{rate:g}": losses.get(rate) for rate in rates},
-            "figure": self.program.check_figure,
-            "at_edge": at_edge,
-            "cells": [],
-            "checks": [str(cell.folder) for cell in self.checks[method].values()],
-        }
-        with locked(self.root / "locks" / RATES):
-            runs.write_json(self.root / RATES, {method: choice, **self.chosen()})
-        tried = ", ".join(f"{rate:g}: {losses.get(rate, math.nan):.4g}" for rate in rates)
-        edge = "; at the edge of those tried" if at_edge else ""
-        print(f"{method}: learning rate {best:g} ({tried}{edge})", flush=True)
+        without = self.rates.choose()
+        checks, cells = self.rates.left(), self.cells()
+        left = [cell for cell in cells if not cell.finished]
+        for cell in checks + left:
+            if not cell.at_work:
+                print(cell.printed())
+        if checks:
+            print(f"{len(checks)} checks of learning rates; call again after them", file=sys.stderr)
+        open_ = len(self.options) - len(cells) + len(left)
+        print(f"{open_} of {len(self.options)} cells", file=sys.stderr)
+        for name, why in without.items():
+            print(f"{name}: {why}", file=sys.stderr)
 
     def write_table(self) -> None:
         """Writes the table of all cells in the folder (:func:`fdpo.tables.write_table`)."""
-        checked = {
-            cell: json.dumps(choice["losses"])
-            for choice in self.chosen().values()
-            for cell in choice["cells"]
-        }
         with locked(self.root / "locks" / "table"):
-            write_table(self.root, self.defaults, checked)
+            write_table(self.root, self.defaults, self.rates.of_cells())
 
 
 def without_effect(options: Options, default_loss: str) -> Options:
@@ -396,12 +347,3 @@ def tracking(report_to: Any, group: str, name: str) -> dict[str, str]:
     if not {"wandb", "all"} & set(trackers):
         return {}
     return {"WANDB_RUN_GROUP": group, "WANDB_NAME": name}
-
-
-def check_loss(log: Path, figure: str) -> float:
-    """Returns the mean of a figure over the second half of a log's steps; NaN without any."""
-    with log.open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    last = max((row["step"] for row in rows), default=0)
-    values = [row[figure] for row in rows if figure in row and row["step"] > last / 2]
-    return sum(values) / len(values) if values else math.nan

@@ -1,8 +1,8 @@
 """A stand-in for a training program: a few steps with a checkpoint each, and figures at the end.
 
 It writes what it does to the ledger ``$LEDGER``: ``begin`` (``repeat`` if it was finished), each
-``step`` and ``end``, with its folder and process. A beta of 13 fails, a learning rate of 7 gives a
-loss that is not a number; otherwise the loss is least where the learning rate is beta.
+``step`` and ``end``, with its folder and process. A beta of 13 fails; with a learning rate of 7 the
+loss is not a number, from 8 on training diverges; else the loss is least where the rate is beta.
 """
 
 import json
@@ -44,6 +44,9 @@ if options.get("beta") == "13":
     print("a picture of a bar: 10 %", end="\r", file=sys.stderr)
     raise ValueError("thirteen is too much")
 steps, rate = int(options.get("max_steps", 3)), float(options.get("learning_rate", 1))
+if rate >= 8:
+    (folder / "diverged.txt").write_text("step 1: the loss of pair 0 is inf")
+    raise FloatingPointError("step 1: the loss of pair 0 is inf")
 done = len(list(folder.glob("checkpoint-*/trainer_state.json"))) if resume else 0
 for step in range(done + 1, steps + 1):
     time.sleep(float(os.environ.get("PAUSE", 0)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -23,7 +24,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from fdpo import sweeps
+from fdpo import learning_rates, sweeps
 from fdpo.options import LossOptions
 
 Sweep = Callable[..., int]
@@ -326,16 +327,17 @@ def test_each_method_gets_the_best_rate_for_itself_at_each_strength(
     grid = ("--loss", "jsd", "fkl", "--beta", 0.1, 0.4, "--seed", 5, 6)
     assert sweep(*grid, *RATES, "--print") == 0
     output = capsys.readouterr()
-    assert "12 of 12 checks" in output.err
+    assert "12 checks" in output.err and "8 of 8 cells" in output.err
     assert all("--seed=5" in line and "--max_steps=4" in line for line in output.out.splitlines())
     assert sweep(*grid, *RATES) == 0
     choices = json.loads(Path("out/learning_rates.json").read_text())
     assert len(choices) == 4
     best = {"0.1": 0.1, "0.4": 0.5}  # the stand-in's best rate is its beta
+    checked = {"0.1": (0.02, 0.1, 0.5), "0.4": (0.1, 0.5)}  # beyond the smallest if it is the best
     for name, choice in choices.items():
         [beta] = [beta for beta in best if f"-beta{beta}-" in name]
-        assert choice["learning_rate"] == best[beta] and choice["at_edge"] == (beta == "0.1")
-        losses = {str(rate): pytest.approx(abs(rate - float(beta))) for rate in (0.1, 0.5)}
+        assert choice["learning_rate"] == best[beta] and not choice["at_edge"]
+        losses = {str(rate): pytest.approx(abs(rate - float(beta))) for rate in checked[beta]}
         assert choice["losses"] == {**losses, "7": None}
     rows = table()
     assert len(rows) == 8
@@ -349,10 +351,55 @@ def test_each_method_gets_the_best_rate_for_itself_at_each_strength(
 def test_a_method_without_a_rate_does_not_stop_the_rest(
     sweep: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one_each = ("--loss", "jsd", "--beta", 13, *RATES)
-    assert sweep(*one_each) == 1
-    assert "no learning rate: every check failed" in capsys.readouterr().err
+    assert sweep("--beta", 0.4, 13, "--learning_rates", 8, 16, "--check_steps", 4) == 1
+    error = capsys.readouterr().err
+    assert "sigmoid-beta13-lr8-seed0" in error and "ValueError: thirteen is too much" in error
+    assert len(table()) == 1  # the rates went down from 8 until one was too small
+    [choice] = json.loads(Path("out/learning_rates.json").read_text()).values()
+    assert choice["learning_rate"] == 0.5
+    assert choice["losses"]["8"] is choice["losses"]["16"] is None
+
+
+def test_a_method_that_diverges_at_every_rate_is_reported(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep("--learning_rates", 1e6, 2e6, "--check_steps", 4) == 1
+    assert "diverges at every learning rate (15625: inf, 31250: inf" in capsys.readouterr().err
     assert not Path("out/table.csv").exists()
+
+
+def test_a_check_that_fails_otherwise_is_tried_again(sweep: Sweep, ledger: Path) -> None:
+    for _ in range(2):
+        assert sweep("--beta", 13, *RATES) == 1
+    assert Counter(what for what, _, _ in events(ledger)) == {"begin": 6}
+
+
+@pytest.mark.parametrize(
+    ("losses", "found"),
+    [
+        ({1e-4: 2.0, 2e-4: 1.0, 4e-4: 3.0}, None),
+        ({1e-4: 1.0, 2e-4: 2.0, 4e-4: math.inf}, 5e-5),
+        ({1e-4: 3.0, 3e-4: 2.0}, 9e-4),
+        ({1e-4: math.inf, 2e-4: math.inf}, 5e-5),
+        ({1e-4: 1.0, 2e-4: 1.0}, 5e-5),
+        ({1e-4: 1.0}, None),
+    ],
+)
+def test_the_next_rate_lies_beyond_the_best(losses: dict[float, float], found: float) -> None:
+    assert learning_rates.beyond(losses) == found
+
+
+def test_printed_commands_come_to_the_cells_past_a_rate_that_diverges(
+    sweep: Sweep, ledger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = ("--beta", 4, "--learning_rates", 2, 4, 8, "--check_steps", 4, "--seed", 0, 1)
+    for commands in (3, 2, 0):
+        sweep(*grid, "--print")
+        lines = [line for line in capsys.readouterr().out.splitlines() if "output_dir" in line]
+        assert len(lines) == commands
+        for line in lines:
+            subprocess.run(shlex.split(line), check=False, stderr=subprocess.DEVNULL)
+    assert sweep(*grid) == 0 and [float(row["learning_rate"]) for row in table()] == [4, 4]
 
 
 WRONG = [

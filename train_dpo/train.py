@@ -239,7 +239,8 @@ def main() -> None:
     print(counts)
     trainer.add_callback(interrupt := StopOnInterrupt())
     trainer.add_callback(clock := Seconds())
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with runs.noting_divergence(folder):
+        trainer.train(resume_from_checkpoint=checkpoint)
     if interrupt.stopped:
         print(f"stopped at step {trainer.state.global_step}; --resume_from_checkpoint last goes on")
         sys.exit(130)
