@@ -98,8 +98,10 @@ def main() -> None:
         for rows in tables
         for row in rows
     ]
+    commits = sorted({row["commit"] for row in kept})
     runs.write_json(
-        f"{own.output}.json", plain({"arguments": arguments.resolved(own), "rows": kept})
+        f"{own.output}.json",
+        plain({"arguments": arguments.resolved(own), "commits": commits, "rows": kept}),
     )
 
 

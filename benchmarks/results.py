@@ -53,12 +53,22 @@ class Arguments:
         self.output = self.output or (f"{self.runs}/results" if self.quick else "results")
 
 
+FAILED: list[str] = []
+"""Sweeps of which cells failed; results are made of the others."""
+
+
 def call(program: str, *options: object) -> None:
-    """Runs a program of the repository and shows what it prints; its failure ends this one."""
+    """Runs a program of the repository and shows what it prints.
+
+    Its failure ends this one, but for a sweep of which only cells failed (status 1).
+    """
     command = [sys.executable, str(ROOT / program), *map(str, options)]
     print("$ python", program, *options, flush=True)
     threads = {"OMP_NUM_THREADS": "1"} if program.endswith("sweep.py") else {}
-    if code := subprocess.run(command, env={**os.environ, **threads}, check=False).returncode:
+    code = subprocess.run(command, env={**os.environ, **threads}, check=False).returncode
+    if code == 1 and program.endswith("sweep.py"):
+        FAILED.append(" ".join(map(str, options)))
+    elif code:
         sys.exit(code)
 
 
@@ -187,6 +197,8 @@ def main() -> None:
     for part in PARTS:
         if part in own.parts:
             made[part](own)
+    if FAILED:
+        sys.exit("cells failed; the same command tries them again: " + "; ".join(FAILED))
 
 
 if __name__ == "__main__":

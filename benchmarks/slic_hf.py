@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from text_results import plain, resampled
-from text_runs import finished, measured
+from text_runs import commits_of, finished, measured
 from torch import Tensor
 
 from fdpo import arguments, curves, runs
@@ -57,7 +57,8 @@ def spearman(values: Tensor, published: Tensor) -> Tensor:
 def main() -> None:
     (own,) = arguments.parse((Arguments,), program="slic_hf.py")
     with arguments.usage_errors():
-        found = measured(finished(own.sweep), own.reward)
+        cells = finished(own.sweep)
+        found = measured(cells, own.reward)
     gains = resampled(found, own.draws)["gain"]
     rows: list[dict[str, Any]] = []
     for m, method in enumerate(found.methods):
@@ -79,7 +80,7 @@ def main() -> None:
             one = curves.difference(draws)
             correlations.append({"beta": beta, **one._asdict()})
             print(f"beta {beta:g}: {one.value:.2f} ({one.low:.2f} to {one.high:.2f})")
-    record = {"arguments": arguments.resolved(own), "commit": runs.git_commit()}
+    record = {"arguments": arguments.resolved(own), "commits": commits_of(cells)}
     runs.write_json(own.output, plain(record | {"rows": rows, "correlations": correlations}))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,20 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
 
 from fdpo import diversity, estimators, get_divergence, runs
-from fdpo.calibration import BINS, right
-from fdpo.plotting import method_of
+from fdpo.calibration import right
+from fdpo.losses import resolve_loss
+from fdpo.plotting import loss_of, method_of
 from fdpo.rows import read_rows
+
+BINS = 8
+MOMENTS = "calibration_moments"
+OF_PROBABILITIES = ("nll", "overconfidence", "calibration_error")
+"""Figures that take the logistic function of a margin for the policy's probability."""
+
+
+def says_probability(method: str) -> bool:
+    """Returns whether a method's margins are fitted as log-odds, as IPO's and hinge's are not."""
+    return resolve_loss(*loss_of(method))[1] == "logistic"
 
 
 @dataclass(frozen=True)
@@ -52,8 +63,10 @@ class Measured:
     figures: dict[str, Tensor]
     missing: list[tuple[str, float, int]]
 
-    def why_not(self, method: str) -> str:
-        """Says why a method is left out; "" if all its runs are there."""
+    def why_not(self, method: str, figure: str) -> str:
+        """Says why a method is left out for a figure; "" if it is not."""
+        if figure in OF_PROBABILITIES and not says_probability(method):
+            return "no probability"
         return "run missing" if any(run[0] == method for run in self.missing) else ""
 
 
@@ -63,6 +76,11 @@ def finished(sweep: str) -> list[Run]:
     if not folders:
         raise ValueError(f"--sweep {sweep}: no finished cell there")
     return [Run.of(folder) for folder in folders]
+
+
+def commits_of(cells: Sequence[Run]) -> list[str]:
+    """Returns the commits that runs were made with."""
+    return sorted({runs.read_json(run.folder / runs.RECORD)["git_commit"] for run in cells})
 
 
 def measured(cells: Sequence[Run], reward: str) -> Measured:
@@ -76,6 +94,7 @@ def measured(cells: Sequence[Run], reward: str) -> Measured:
     betas = sorted({run.beta for run in cells})
     seeds = sorted({run.seed for run in cells})
     figures: dict[str, Tensor] = {}
+    first = prompts_of(cells[0].folder)
     taken: dict[tuple[str, float, int], Path] = {}
     for run in cells:
         key = run.method, run.beta, run.seed
@@ -85,6 +104,8 @@ def measured(cells: Sequence[Run], reward: str) -> Measured:
                 f"{run.seed}: a sweep's results need one run of each"
             )
         taken[key] = run.folder
+        if prompts_of(run.folder) != first:
+            raise ValueError(f"{run.folder}: measured on other openings or pairs than others")
         own = openings(run.folder, reward) | pairs(run.folder)
         place = methods.index(run.method), seeds.index(run.seed), 1 + betas.index(run.beta)
         for name, (values, base) in own.items():
@@ -92,12 +113,16 @@ def measured(cells: Sequence[Run], reward: str) -> Measured:
                 shape = (len(values), len(methods), len(seeds), 1 + len(betas), *values.shape[1:])
                 figures[name] = torch.full(shape, math.nan, dtype=torch.float64)
                 figures[name][:, :, :, 0] = base[:, None, None]
-            if len(values) != len(figures[name]):
-                raise ValueError(f"{run.folder}: measured on other openings or pairs than others")
             figures[name][:, *place] = values
     every = ((m, b, s) for m in methods for b in betas for s in seeds)
     missing = [run for run in every if run not in taken]
     return Measured(methods, betas, seeds, figures, missing)
+
+
+def prompts_of(folder: Path) -> list[str]:
+    """Returns the prompts of a run's samples and held-out pairs, in their order."""
+    files = (folder / name for name in ("samples.jsonl", "held_out_pairs.jsonl"))
+    return [row["prompt"] for file in files if file.exists() for row in read_rows(file)]
 
 
 def openings(folder: Path, reward: str) -> dict[str, tuple[Tensor, Tensor]]:
@@ -143,7 +168,8 @@ def openings(folder: Path, reward: str) -> dict[str, tuple[Tensor, Tensor]]:
 def pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Returns what a run says of held-out pairs, means over those of each prompt.
 
-    ``ece`` is each prompt's part in every bin: prompts weigh the same.
+    ``MOMENTS`` are, for each bin of probability, the share n of the prompt's pairs in it, their
+    residual r (what is right less the probability), and n², n r and r²: shape (P, 5, BINS).
     """
     rows = read_rows(folder / "held_out_pairs.jsonl")
     margins = torch.tensor([row["margin"] for row in rows], dtype=torch.float64)
@@ -155,23 +181,22 @@ def pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
         sums = values.new_zeros(len(numbers), *values.shape[1:]).index_add_(0, index, values)
         return sums / index.bincount().view(-1, *[1] * (values.ndim - 1))
 
-    found = {
-        "nll": (-logsigmoid(margins), -logsigmoid(none)),
-        "accuracy": (right(margins), right(none)),
-        "ece": (gaps(margins), gaps(none)),
+    def moments(m: Tensor) -> Tensor:
+        inside = one_hot(bin_of(m), BINS).double()
+        n, r = by_prompt(inside), by_prompt(inside * (right(m) - m.abs().sigmoid())[:, None])
+        return torch.stack([n, r, n * n, n * r, r * r], dim=1)
+
+    def both(figure: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        return figure(margins), figure(none)
+
+    return {
+        "nll": both(lambda m: by_prompt(-logsigmoid(m))),
+        "accuracy": both(lambda m: by_prompt(right(m))),
+        "overconfidence": both(lambda m: by_prompt(m.abs().sigmoid() - right(m))),
+        MOMENTS: both(moments),
     }
-    return {name: (by_prompt(own), by_prompt(base)) for name, (own, base) in found.items()}
 
 
-def gaps(margins: Tensor) -> Tensor:
-    """Returns label less probability of each pair in its bin of probability, shape (N, BINS).
-
-    Each pair counts half in either order: the absolute means, summed, are the calibration error of
-    :func:`fdpo.calibration.calibration`, here in parts that can be drawn again.
-    """
-    parts = []
-    for margin, label in ((margins, 1.0), (-margins, 0.0)):
-        probability = margin.sigmoid()
-        bins = (probability * BINS).long().clamp(max=BINS - 1)
-        parts.append(one_hot(bins, BINS) * (label - probability)[:, None] / 2)
-    return parts[0] + parts[1]
+def bin_of(margins: Tensor) -> Tensor:
+    """Returns the bin of the probability of the side that is preferred, from one half to 1."""
+    return ((margins.abs().sigmoid() - 0.5) * 2 * BINS).long().clamp(max=BINS - 1)

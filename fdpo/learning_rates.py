@@ -64,7 +64,7 @@ class LearningRates:
         """Returns the loss of a check that has ended, infinite if it is not finite."""
         if check.diverged:
             return math.inf
-        loss = mean_loss(check.folder / "log.jsonl", self.figure)
+        loss = mean_figure(check.folder / "log.jsonl", self.figure)
         return loss if math.isfinite(loss) else math.inf
 
     def left(self) -> list[Cell]:
@@ -153,7 +153,7 @@ def described(losses: Mapping[float, float]) -> str:
     return ", ".join(f"{rate:g}: {loss:.4g}" for rate, loss in losses.items())
 
 
-def mean_loss(log: Path, figure: str) -> float:
+def mean_figure(log: Path, figure: str) -> float:
     """Returns the mean of a figure over the second half of a log's steps; NaN without any."""
     with log.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from fdpo.calibration import calibration
+from fdpo import curves
 
 PROGRAM = Path(__file__).parents[1] / "benchmarks/text_results.py"
 OPENINGS, SAMPLES = 60, 2
@@ -43,12 +43,14 @@ def write_run(folder: Path, method: str, beta: float, seed: int) -> None:
                           "reward/imdb-sentiment": 1.0 + 2 * (gain + noise)}
             )  # fmt: skip
     pairs = [{"prompt": f"q{i}", "margin": 1.0 if i % 4 else -1.0} for i in range(40)]
-    options = {"loss": method, "alpha": None, "beta": beta, "seed": seed}
+    options = {"loss": method, "alpha": None, "beta": beta, "seed": seed, "learning_rate": 1e-4}
     folder.mkdir(parents=True)
     for name, content in (("samples.jsonl", rows), ("held_out_pairs.jsonl", pairs)):
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in content))
     (folder / "run.json").write_text(json.dumps({"options": options, "git_commit": "abc"}))
     (folder / "metrics.json").write_text(json.dumps({"base_imdb-sentiment_sd": 2.0}))
+    log = [{"step": step, "tail_fraction": step / 10} for step in (1, 2, 3)]
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,32 @@ def test_published_claims_are_answered(results: dict[str, Any]) -> None:
     assert less["jsd: entropy at gain 0.5"] == "undecided"  # entropy is the reward's in this world
 
 
+def test_each_claim_has_an_answer(results: dict[str, Any]) -> None:
+    answers = {(row["claim"], row["question"]): row for row in results["questions"]["answers"]}
+    row = answers["JS trades best", "gain at kl 5"]
+    assert row["answer"] == "borne out" and row["lower"] == ["sigmoid"]
+    assert row["left_out"] == {"fkl": "run missing", "ipo": "not reached"}
+    assert answers["forward KL gains least", "gain at its largest"]["answer"] == "not reached"
+    assert (
+        answers["reverse KL has less diversity", "distinct_2 at gain 0.5"]["answer"] != "borne out"
+    )
+
+
+def test_runs_on_other_openings_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / f"cells/{seed}", "jsd", 0.1, seed)
+    file = tmp_path / "cells/1/samples.jsonl"
+    file.write_text(file.read_text().replace('"p7"', '"p6"'))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.syspath_prepend(PROGRAM.parent)
+        patch.setattr(sys, "argv", ["text_results.py", "--sweep", str(tmp_path)])
+        runpy.run_path(str(PROGRAM), run_name="__main__")
+    assert ended.value.code == 2
+    assert "cells/1: measured on other openings" in capsys.readouterr().err
+
+
 def test_two_runs_of_one_cell_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,9 +164,13 @@ def test_curves_have_the_reference_and_errors_over_openings(results: dict[str, A
     assert row["gain"] == pytest.approx(1.2, abs=4 * error)
     assert error / 2 < row["gain_se"] < 2 * error
     assert row["accuracy"] == 0.75
-    # right in 3 of 4 pairs, of which it says 73 %: one bin and its mirror image
-    assert row["ece"] == pytest.approx(0.75 - 1 / (1 + math.exp(-1)), abs=1e-5)
-    assert rows["jsd", 0]["ece"] == 0
+    # right in 3 of 4 pairs, of which it says 73 %: less than the noise of 40 pairs
+    assert row["overconfidence"] == pytest.approx(1 / (1 + math.exp(-1)) - 0.75, abs=1e-5)
+    assert row["calibration_error"] == 0 == rows["jsd", 0]["calibration_error"]
+    assert row["learning_rate"] == 1e-4 and row["tail_fraction"] == pytest.approx(0.25)
+    ipo = rows["ipo", 1]  # whose margins are no log-odds
+    assert ipo["accuracy"] == 0.75 and ipo["nll"] is ipo["overconfidence"] is None
+    assert answer(results, "nll at kl 5", "ipo")["verdict"] == "no probability"
 
 
 def test_calibration_counts_what_is_right_among_the_equally_sure(results: dict[str, Any]) -> None:
@@ -147,12 +179,52 @@ def test_calibration_counts_what_is_right_among_the_equally_sure(results: dict[s
     assert row["right"] == 0.75 and row["pairs"] == 80
 
 
-def test_parts_of_the_calibration_error_sum_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def pairs_of(folder: Path, seed: int, scale: float) -> dict[str, Any]:
+    """What a policy says of 300 pairs that is right as often as a calibrated one, times a scale."""
+    generator = torch.Generator().manual_seed(seed)
+    sure = 1.5 * torch.randn(300, generator=generator, dtype=torch.float64)
+    right = torch.rand(300, generator=generator) < sure.sigmoid()
+    margins = scale * torch.where(right, sure, -sure)
+    rows = [{"prompt": f"p{i}", "margin": margin} for i, margin in enumerate(margins.tolist())]
+    (folder / "held_out_pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return importlib.import_module("text_runs").pairs(folder)
+
+
+@pytest.mark.parametrize(("scale", "truth"), [(1.0, 0.0), (1.5, 0.067), (3.0, 0.159)])
+def test_calibration_error_is_that_of_many_pairs_and_its_interval_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: float, truth: float
+) -> None:
+    """The mean of its squares is not that of the noise, which alone is .05 on so few pairs."""
     monkeypatch.syspath_prepend(PROGRAM.parent)
-    parts = importlib.import_module("text_runs").gaps
-    margins = 2 * torch.randn(300, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = parts(margins).mean(dim=0).abs().sum().item()
-    assert found == pytest.approx(calibration(margins).ece, abs=1e-6)
+    error = importlib.import_module("text_calibration").calibration_error
+    found, held = [], 0
+    for seed in range(60):
+        moments, _ = pairs_of(tmp_path, seed, scale)["calibration_moments"]
+        draws = error(curves.resampled(moments, 200), 300)
+        found.append(draws[0].item())
+        low, high = draws[1:].quantile(torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
+        held += low <= truth <= high
+    assert math.sqrt(sum(x * x for x in found) / 60) == pytest.approx(truth, abs=0.035)
+    assert sum(found) / 60 == pytest.approx(truth, abs=0.025)
+    assert held >= 52  # of 60, of which 57 are expected
+
+
+def test_calibration_error_without_noise_is_the_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pairs of one prompt count as one: repeated tenfold they say no more of the noise."""
+    monkeypatch.syspath_prepend(PROGRAM.parent)
+    program = importlib.import_module("text_calibration")
+    rows = [
+        {"prompt": f"p{i // 10}", "margin": 2.0 if i % 2000 < 1200 else -2.0} for i in range(20_000)
+    ]
+    (tmp_path / "held_out_pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    moments, none = importlib.import_module("text_runs").pairs(tmp_path)["calibration_moments"]
+    gap = 1 / (1 + math.exp(-2)) - 0.6
+    variance = 0.6 * 0.4 / (2000 - 1)  # of 2,000 prompts, all whose pairs are alike
+    found = program.calibration_error(moments.mean(0)[None], 2000).item()
+    assert found == pytest.approx(math.sqrt(gap**2 - variance), rel=1e-9)
+    assert program.calibration_error(none.mean(0)[None], 2000).item() == 0
 
 
 def test_samples_stand_side_by_side(results: dict[str, Any]) -> None:
