@@ -123,9 +123,8 @@ def test_each_claim_has_an_answer(results: dict[str, Any]) -> None:
     assert row["answer"] == "borne out" and row["lower"] == ["sigmoid"]
     assert row["left_out"] == {"fkl": "run missing", "ipo": "not reached"}
     assert answers["forward KL gains least", "gain at its largest"]["answer"] == "not reached"
-    assert (
-        answers["reverse KL has less diversity", "distinct_2 at gain 0.5"]["answer"] != "borne out"
-    )
+    less = answers["reverse KL has less diversity", "entropy at gain 0.5"]
+    assert less["answer"] == "undecided" and "jsd" in less["undecided"]
 
 
 def test_runs_on_other_openings_are_refused(
@@ -215,9 +214,8 @@ def test_calibration_error_without_noise_is_the_gap(
     """Pairs of one prompt count as one: repeated tenfold they say no more of the noise."""
     monkeypatch.syspath_prepend(PROGRAM.parent)
     program = importlib.import_module("text_calibration")
-    rows = [
-        {"prompt": f"p{i // 10}", "margin": 2.0 if i % 2000 < 1200 else -2.0} for i in range(20_000)
-    ]
+    margins = [2.0 if i % 2000 < 1200 else -2.0 for i in range(20_000)]
+    rows = [{"prompt": f"p{i // 10}", "margin": margin} for i, margin in enumerate(margins)]
     (tmp_path / "held_out_pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     moments, none = importlib.import_module("text_runs").pairs(tmp_path)["calibration_moments"]
     gap = 1 / (1 + math.exp(-2)) - 0.6
