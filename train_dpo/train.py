@@ -12,6 +12,7 @@ import sys
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from datasets import DatasetDict
 from transformers import ProgressCallback
@@ -181,7 +182,7 @@ def report(
     seconds: float,
 ) -> None:
     """Compares the policy with its reference and writes what a reader would look at."""
-    metrics = {"steps": trainer.state.global_step, "train_seconds": seconds}
+    metrics: dict[str, Any] = {"steps": trainer.state.global_step, "train_seconds": seconds}
     if trainer.eval_dataset is not None:
         margins, prompts = trainer.held_out_margins()
         metrics |= calibration(margins, prompts).metrics("pairs_")
@@ -205,7 +206,7 @@ def report(
             divergence=trainer.divergence,
             reference_cache=trainer.args.reference_cache,
         )
-        metrics |= comparison.metrics()
+        metrics |= comparison.metrics() | {"warnings": comparison.warnings()}
         runs.write_text(folder / "samples.md", comparison.samples())
         runs.write_jsonl(folder / "samples.jsonl", comparison.rows)
         print(comparison.samples(3), comparison.table(), sep="\n")

@@ -61,6 +61,7 @@ def test_a_run_leaves_what_its_folder_promises(
     assert 0 <= metrics["pairs_ece"] <= 1
     assert names | {f"{name}_se" for name in names} <= metrics.keys()
     assert metrics["steps"] == 3  # 12 of 16 pairs, by 4
+    assert "one sample holds" in metrics.pop("warnings")["reverse_kl"]  # there are eight
     assert all(math.isfinite(value) for value in metrics.values())
     steps = [json.loads(line) for line in (out / "log.jsonl").open()]
     assert any("tail_fraction" in step for step in steps)
