@@ -95,6 +95,22 @@ def test_figures_of_samples_and_of_held_out_pairs(
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
+def test_references_samples_are_kept_unless_they_are_not_to_be(
+    evaluate: Run, policy: Path, tmp_path: Path
+) -> None:
+    given = ("--model", policy, *SMALL, "--reference_cache", "kept")
+    evaluate(*given, "--output_dir", "first")
+    [kept] = (tmp_path / "kept").iterdir()
+    before = kept.stat().st_mtime_ns
+    evaluate(*given, "--output_dir", "second")
+    evaluate("--model", policy, *SMALL, "--reference_cache", "off", "--output_dir", "third")
+    assert kept.stat().st_mtime_ns == before and not (tmp_path / "off").exists()
+    first, *others = (
+        (tmp_path / name / "samples.jsonl").read_text() for name in ("first", "second", "third")
+    )
+    assert others == [first, first]
+
+
 def test_what_pairs_need(
     evaluate: Run,
     policy: Path,
