@@ -11,6 +11,8 @@ that none is judged at a bad one: everything that varies but the seed is trained
 :mod:`fdpo.learning_rates` says.
 
 A sweep's folder may take several sweeps, one after the other or at once: the table has all cells.
+Cells are told apart by their options, not by what lies in the files and folders that these name:
+other data under the same name need another folder.
 """
 
 from __future__ import annotations
