@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,8 @@ class LearningRates:
         with locked(self.root / "locks" / FILE):
             runs.write_json(self.root / FILE, {method: choice, **self.chosen()})
         edge = "; at the edge of those tried" if at_edge else ""
-        print(f"{method}: learning rate {best:g} ({described(losses)}{edge})", flush=True)
+        # Beside the commands of --print, not among them.
+        print(f"{method}: learning rate {best:g} ({described(losses)}{edge})", file=sys.stderr)
 
     def chosen(self) -> dict[str, Any]:
         """Returns the choices by method."""

@@ -395,8 +395,8 @@ def test_printed_commands_come_to_the_cells_past_a_rate_that_diverges(
     grid = ("--beta", 4, "--learning_rates", 2, 4, 8, "--check_steps", 4, "--seed", 0, 1)
     for commands in (3, 2, 0):
         sweep(*grid, "--print")
-        lines = [line for line in capsys.readouterr().out.splitlines() if "output_dir" in line]
-        assert len(lines) == commands
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == commands and all("--output_dir" in line for line in lines)
         for line in lines:
             subprocess.run(shlex.split(line), check=False, stderr=subprocess.DEVNULL)
     assert sweep(*grid) == 0 and [float(row["learning_rate"]) for row in table()] == [4, 4]
