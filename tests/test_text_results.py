@@ -127,6 +127,15 @@ def test_each_claim_has_an_answer(results: dict[str, Any]) -> None:
     assert less["answer"] == "undecided" and "jsd" in less["undecided"]
 
 
+def refused(sweep: Path) -> None:
+    """Runs the program on a sweep that it ends at with status 2."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.syspath_prepend(PROGRAM.parent)
+        patch.setattr(sys, "argv", ["text_results.py", "--sweep", str(sweep)])
+        runpy.run_path(str(PROGRAM), run_name="__main__")
+    assert ended.value.code == 2
+
+
 def test_runs_on_other_openings_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,11 +143,7 @@ def test_runs_on_other_openings_are_refused(
         write_run(tmp_path / f"cells/{seed}", "jsd", 0.1, seed)
     file = tmp_path / "cells/1/samples.jsonl"
     file.write_text(file.read_text().replace('"p7"', '"p6"'))
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.syspath_prepend(PROGRAM.parent)
-        patch.setattr(sys, "argv", ["text_results.py", "--sweep", str(tmp_path)])
-        runpy.run_path(str(PROGRAM), run_name="__main__")
-    assert ended.value.code == 2
+    refused(tmp_path)
     assert "cells/1: measured on other openings" in capsys.readouterr().err
 
 
@@ -147,11 +152,7 @@ def test_two_runs_of_one_cell_are_refused(
 ) -> None:
     for name in ("cells/a", "cells/b"):
         write_run(tmp_path / name, "jsd", 0.1, 0)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.syspath_prepend(PROGRAM.parent)
-        patch.setattr(sys, "argv", ["text_results.py", "--sweep", str(tmp_path)])
-        runpy.run_path(str(PROGRAM), run_name="__main__")
-    assert ended.value.code == 2
+    refused(tmp_path)
     assert "are both of jsd, beta 0.1, seed 0" in capsys.readouterr().err
 
 
@@ -233,9 +234,5 @@ def test_samples_stand_side_by_side(results: dict[str, Any]) -> None:
 
 
 def test_an_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.syspath_prepend(PROGRAM.parent)
-        patch.setattr(sys, "argv", ["text_results.py", "--sweep", str(tmp_path)])
-        runpy.run_path(str(PROGRAM), run_name="__main__")
-    assert ended.value.code == 2
+    refused(tmp_path)
     assert "no finished cell there" in capsys.readouterr().err
