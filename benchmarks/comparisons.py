@@ -41,27 +41,27 @@ def by_method(values: Tensor) -> Tensor:
 
 
 def against(
-    question: str, values: Tensor, found: Measured, baseline: str, claim: str = ""
+    figure: str, where: str, values: Tensor, found: Measured, baseline: str, claim: str = ""
 ) -> list[dict[str, Any]]:
     """Compares every method with one, with Holm's correction over those that can be compared.
 
     Arguments:
-        question: What is asked: ``FIGURE at PATH LEVEL``.
-        values: The figure of each method, with shape (1 + draws, M).
+        figure: What is compared.
+        where: Where on the curves, in words: ``at PATH LEVEL``.
+        values: The figure of each method there, with shape (1 + draws, M).
         found: What was measured.
         baseline: The method that the others are compared with.
         claim: The published claim that it answers.
     """
     if baseline not in found.methods:
         return []
-    figure = question.split()[0]
     base = values[:, found.methods.index(baseline)]
     others = [(m, method) for m, method in enumerate(found.methods) if method != baseline]
     differences = [curves.difference(values[:, m] - base) for m, _ in others]
     corrected = curves.holm([one.p for one in differences])
     return [
         {
-            "claim": claim, "question": question, "method": method, "baseline": baseline,
+            "claim": claim, "question": f"{figure} {where}", "method": method, "baseline": baseline,
             "value": values[0, m].item(), "baseline_value": base[0].item(),
             "difference": one.value, "low": one.low, "high": one.high, "p": one.p, "p_holm": p,
             "verdict": found.why_not(method, figure) or found.why_not(baseline, figure)

@@ -136,7 +136,7 @@ def questions(found: Measured, means: Mapping[str, Tensor]) -> list[dict[str, An
     for figure, path, levels in QUESTIONS:
         for level in levels:
             values = at_level(means, figure, path, level)
-            rows += against(f"{figure} at {path} {level:g}", values, found, BASELINE)
+            rows += against(figure, f"at {path} {level:g}", values, found, BASELINE)
     return rows
 
 

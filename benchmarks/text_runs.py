@@ -168,8 +168,7 @@ def openings(folder: Path, reward: str) -> dict[str, tuple[Tensor, Tensor]]:
 def pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Returns what a run says of held-out pairs, means over those of each prompt.
 
-    ``MOMENTS`` are, for each bin of probability, the share n of the prompt's pairs in it, their
-    residual r (what is right less the probability), and n², n r and r²: shape (P, 5, BINS).
+    ``MOMENTS`` are those of :func:`moments_of`.
     """
     rows = read_rows(folder / "held_out_pairs.jsonl")
     margins = torch.tensor([row["margin"] for row in rows], dtype=torch.float64)
@@ -181,11 +180,6 @@ def pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
         sums = values.new_zeros(len(numbers), *values.shape[1:]).index_add_(0, index, values)
         return sums / index.bincount().view(-1, *[1] * (values.ndim - 1))
 
-    def moments(m: Tensor) -> Tensor:
-        inside = one_hot(bin_of(m), BINS).double()
-        n, r = by_prompt(inside), by_prompt(inside * (right(m) - m.abs().sigmoid())[:, None])
-        return torch.stack([n, r, n * n, n * r, r * r], dim=1)
-
     def both(figure: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         return figure(margins), figure(none)
 
@@ -193,8 +187,24 @@ def pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
         "nll": both(lambda m: by_prompt(-logsigmoid(m))),
         "accuracy": both(lambda m: by_prompt(right(m))),
         "overconfidence": both(lambda m: by_prompt(m.abs().sigmoid() - right(m))),
-        MOMENTS: both(moments),
+        MOMENTS: both(lambda m: moments_of(m, by_prompt)),
     }
+
+
+def moments_of(margins: Tensor, by_prompt: Callable[[Tensor], Tensor]) -> Tensor:
+    """Returns what the calibration error is made of, for each prompt: shape (P, 5, BINS).
+
+    For each bin of probability: the share n of the prompt's pairs in it, their residual r (what is
+    right less the probability), and n², n r and r².
+
+    Arguments:
+        margins: The margins of pairs, with shape (N).
+        by_prompt: Averages over the pairs of each prompt: shape (N, *) to (P, *).
+    """
+    inside = one_hot(bin_of(margins), BINS).double()
+    residual = right(margins) - margins.abs().sigmoid()
+    n, r = by_prompt(inside), by_prompt(inside * residual[:, None])
+    return torch.stack([n, r, n * n, n * r, r * r], dim=1)
 
 
 def bin_of(margins: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ class Cell:
     @property
     def at_work(self) -> bool:
         """Whether a sweep's process runs it."""
-        if not self.root.exists():
+        if not self.root.exists():  # a look at the lock would make it
             return False
         lock = claim(self.root / "locks" / self.name)
         if lock is not None:

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-import fdpo
 from fdpo.llm.decoding import Completion, completion_of, end_ids, prompt_ids
 from fdpo.llm.generation import sample
 from fdpo.reference_cache import OFF, default_folder, fingerprint
 from fdpo.rows import read_rows
-from fdpo.runs import write_jsonl
+from fdpo.runs import versions, write_jsonl
 
 
 def reference_samples(
@@ -29,7 +27,7 @@ def reference_samples(
 
     Kept are the ids and log π of each, under a name that holds the model's weights and
     configuration, the ids of prompts and end tokens, the options, the device's type and the
-    versions of fdpo and torch.
+    versions of fdpo and the libraries below it.
 
     Arguments:
         model: The reference.
@@ -44,9 +42,10 @@ def reference_samples(
     starts, ends = prompt_ids(tokenizer, prompts), end_ids(model, tokenizer)
     config = model.config.to_diff_dict()
     config.pop("_name_or_path", None)
-    versions = fdpo.__version__, torch.__version__, model.device.type
-    facts = config, model.config._attn_implementation, starts, sorted(ends), options, versions
-    name = fingerprint(model.named_parameters(), facts)
+    model_facts = config, model.config._attn_implementation, model.device.type
+    name = fingerprint(
+        model.named_parameters(), model_facts, starts, sorted(ends), options, versions()
+    )
     kept = Path(folder or default_folder() / "reference") / f"samples-{name}.jsonl"
     if not kept.exists():
         drawn = sample(model, tokenizer, prompts, **options)
