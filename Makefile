@@ -42,6 +42,6 @@ $(ready): poetry.lock pyproject.toml
 	@tools/poetry check --lock
 	@if [ -e .tools/installing ]; then rm -rf .venv; fi
 	@touch .tools/installing
-	@tools/poetry install --no-interaction
+	@tools/poetry install --no-interaction --compile
 	@rm .tools/installing
 	@touch $@

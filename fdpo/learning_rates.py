@@ -8,6 +8,10 @@ each rate with the same pairs, times and noise. The losses of one method on the 
 compared, those of two may not. A rate at which training diverges is the worst; a check that fails
 otherwise is tried again by the next call.
 
+Where only some strengths are checked, a method's rates at others lie on the power law through those
+(:func:`power_law`): while a link is straight, a margin moves by the rate times beta, so that the
+best rate falls with beta; how fast, the checks say.
+
 The choice is kept in ``learning_rates.json``: later calls with the same rates and updates keep to
 it, whatever seeds they add. A short check favours large rates; one as long as the cells does not.
 """
@@ -113,20 +117,24 @@ class LearningRates:
         path = self.root / FILE
         return runs.read_json(path) if path.exists() else {}
 
-    def note(self, cells: Mapping[str, str]) -> None:
-        """Notes the cells that have a method's rate, by their names."""
+    def note(self, cells: Mapping[str, Sequence[str]]) -> None:
+        """Notes which cells have their rate from which methods, by their names."""
         if not cells:
             return
         with locked(self.root / "locks" / FILE):
             chosen = self.chosen()
-            for name, method in cells.items():
-                chosen[method]["cells"] = sorted({*chosen[method]["cells"], name})
+            for name, methods in cells.items():
+                for method in methods:
+                    chosen[method]["cells"] = sorted({*chosen[method]["cells"], name})
             runs.write_json(self.root / FILE, chosen)
 
     def of_cells(self) -> dict[str, str]:
-        """Returns the losses of the checks behind each cell's rate, as JSON, by the cell's name."""
-        chosen = self.chosen().values()
-        return {name: json.dumps(one["losses"]) for one in chosen for name in one["cells"]}
+        """Returns the losses of the checks behind each cell's rate by method, as JSON."""
+        found: dict[str, dict[str, Any]] = {}
+        for method, one in self.chosen().items():
+            for name in one["cells"]:
+                found.setdefault(name, {})[method] = one["losses"]
+        return {name: json.dumps(losses) for name, losses in found.items()}
 
 
 def ended(check: Cell) -> bool:
@@ -148,6 +156,22 @@ def beyond(losses: Mapping[float, float]) -> float | None:
         return None
     neighbour = rates[1] if best == 0 else rates[-2]
     return float(f"{rates[best] ** 2 / neighbour:.6g}")
+
+
+def power_law(rates: Mapping[float, float], strength: float) -> float:
+    """Returns the rate at a strength: on the line through the logarithms of those that were found.
+
+    With one rate that rate, with more than two the line of least squares.
+
+    Arguments:
+        rates: The rates by their strengths.
+        strength: The strength asked for.
+    """
+    known = {math.log(one): math.log(rate) for one, rate in rates.items()}
+    x, y = sum(known) / len(known), sum(known.values()) / len(known)
+    spread = sum((one - x) ** 2 for one in known)
+    slope = sum((one - x) * (rate - y) for one, rate in known.items()) / (spread or 1)
+    return float(f"{math.exp(y + slope * (math.log(strength) - x)):.3g}")
 
 
 def described(losses: Mapping[float, float]) -> str:

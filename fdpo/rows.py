@@ -82,9 +82,13 @@ def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
                 writer.writeheader()
                 writer.writerows(rows)
             return
-        opener: Any = gzip.open if path.suffix == ".gz" else open
-        with opener(beside, "wt", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{json.dumps(row)}\n" for row in rows)
+        with beside.open("wb") as file:
+            # No name and no time in the file: equal rows are equal bytes.
+            zipped = (
+                gzip.GzipFile("", "wb", fileobj=file, mtime=0) if path.suffix == ".gz" else file
+            )
+            with zipped as opened:
+                opened.writelines(f"{json.dumps(row)}\n".encode() for row in rows)
 
 
 # --- columns ---

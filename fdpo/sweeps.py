@@ -8,7 +8,8 @@ belong to losses that have such a parameter: other losses are run once for all t
 ``--learning_rates`` each method gets the best for itself at each strength (``beta``, ``kappa``), so
 that none is judged at a bad one: everything that varies but the seed is trained for
 ``--check_steps`` updates with the first seed, and the rate of the least loss is taken, as
-:mod:`fdpo.learning_rates` says.
+:mod:`fdpo.learning_rates` says. With ``--check_betas`` this is done at these only, and the rates at
+others lie on the power law through theirs.
 
 A sweep's folder may take several sweeps, one after the other or at once: the table has all cells.
 Cells are told apart by their options, not by what lies in the files and folders that these name:
@@ -31,7 +32,7 @@ from typing import Any
 from fdpo import arguments, runs
 from fdpo.arguments import Words
 from fdpo.cells import Cell, Workers
-from fdpo.learning_rates import LearningRates
+from fdpo.learning_rates import LearningRates, power_law
 from fdpo.locks import locked
 from fdpo.losses import loss_parameters
 from fdpo.options import RESETS
@@ -79,6 +80,10 @@ class SweepArguments:
     check_steps: int = field(
         default=50, metadata={"help": "updates of a check; best as many as a cell has"}
     )
+    check_betas: list[float] = field(
+        default_factory=list,
+        metadata={"help": "check at these beta only, the rates of others by a power law"},
+    )
     print: bool = field(
         default=False, metadata={"help": "only print the commands of what is not finished"}
     )
@@ -90,8 +95,12 @@ class SweepArguments:
         for name in ("jobs", "check_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
-        if not all(0 < rate < math.inf for rate in self.learning_rates):
-            raise ValueError(f"--learning_rates must be above 0, got {self.learning_rates}")
+        for name in ("learning_rates", "check_betas"):
+            values = getattr(self, name)
+            if not all(0 < value < math.inf for value in values):
+                raise ValueError(f"--{name} must be above 0, got {values}")
+        if self.check_betas and not self.learning_rates:
+            raise ValueError("--check_betas has no effect without --learning_rates")
         if self.output_dir is not None and Path(self.output_dir).is_file():
             raise ValueError(f"--output_dir {self.output_dir}: is a file, a folder is needed")
 
@@ -105,8 +114,8 @@ HELP = (
     "are tried again by the same command. With --learning_rates whatever varies but the seed is "
     "trained with each rate for --check_steps updates with the first seed, and with rates beyond "
     "them while the best is the smallest or the largest; its cells get the rate with the least "
-    "{figure} over the second half. OUTPUT_DIR/table.csv and .parquet hold a row for each finished "
-    "cell."
+    "{figure} over the second half; --check_betas limits this to some beta. OUTPUT_DIR/table.csv "
+    "and .parquet hold a row for each finished cell."
 )
 
 
@@ -176,7 +185,8 @@ class Sweep:
         self.rates = LearningRates(self.root, own.learning_rates, program.check_figure)
         for options in self.options if own.learning_rates else ():
             # The first cell of a method has the first seed.
-            self.rates.methods.setdefault(self.method(options), partial(self.check, options))
+            for checked in self.checked(options).values():
+                self.rates.methods.setdefault(self.method(checked), partial(self.check, checked))
         for check in self.rates.methods.values():
             check(own.learning_rates[0])  # raises what is wrong with it
 
@@ -209,6 +219,16 @@ class Sweep:
         rule = [self.own.learning_rates, self.own.check_steps]
         strength = "".join(f"-{name}{parsed[name]:g}" for name in STRENGTH if name in kept)
         return f"{loss_label(parsed)}{strength}-{digest([self._identity(kept, parsed), rule])}"
+
+    def checked(self, options: Options) -> dict[float, Options]:
+        """Returns the options, by beta, that a cell's learning rate is checked with."""
+        if not self.own.check_betas:
+            return {self.beta(options): options}
+        return {beta: {**options, "beta": (f"{beta:g}",)} for beta in self.own.check_betas}
+
+    def beta(self, options: Options) -> float:
+        """Returns the beta of a cell."""
+        return float(arguments.resolved(*self.read(command_line(options)))["beta"])
 
     def check(self, options: Options, rate: float) -> Cell:
         """Returns the check of a learning rate for a method, of which this is the first cell."""
@@ -255,14 +275,16 @@ class Sweep:
         """Returns the cells; of methods whose learning rate is checked, those that have one."""
         if not self.rates.methods:
             return [self.cell(options) for options in self.options]
-        chosen, cells, methods = self.rates.chosen(), [], {}
+        chosen, cells, noted = self.rates.chosen(), [], {}
         for options in self.options:
-            method = self.method(options)
-            if method in chosen:
-                rate = (str(chosen[method]["learning_rate"]),)
-                cells.append(cell := self.cell(options | {"learning_rate": rate}))
-                methods[cell.name] = method
-        self.rates.note(methods)
+            methods = {beta: self.method(one) for beta, one in self.checked(options).items()}
+            if chosen.keys() >= set(methods.values()):
+                rates = {b: chosen[method]["learning_rate"] for b, method in methods.items()}
+                beta = self.beta(options)
+                rate = rates[beta] if beta in rates else power_law(rates, beta)
+                cells.append(cell := self.cell(options | {"learning_rate": (str(rate),)}))
+                noted[cell.name] = list(methods.values())
+        self.rates.note(noted)
         return cells
 
     def print_commands(self) -> None:

@@ -342,10 +342,35 @@ def test_each_method_gets_the_best_rate_for_itself_at_each_strength(
     rows = table()
     assert len(rows) == 8
     assert all(float(row["learning_rate"]) == best[str(row["beta"])] for row in rows)
-    assert all(json.loads(row["learning_rate_check"])["7"] is None for row in rows)
+    for row in rows:
+        [losses] = json.loads(row["learning_rate_check"]).values()
+        assert losses["7"] is None
     before = len(events(ledger))
     assert sweep("--loss", "jsd", "--beta", 0.1, 0.4, "--seed", 5, 6, 7, *RATES) == 0
     assert len(table()) == 10 and len(events(ledger)) == before + 2 * 5
+
+
+def test_rates_between_the_strengths_that_are_checked_lie_on_a_power_law(
+    sweep: Sweep, ledger: Path
+) -> None:
+    grid = ("--beta", 0.1, 0.2, 0.8, "--check_betas", 0.1, 0.4)
+    assert sweep(*grid, *RATES) == 0
+    # The best rates are 0.1 at 0.1 and 0.5 at 0.4, which is no cell.
+    slope = math.log(5) / math.log(4)
+    rows = sorted(table(), key=lambda row: row["beta"])
+    assert [row["beta"] for row in rows] == [0.1, 0.2, 0.8]
+    for row in rows:
+        expected = pytest.approx(0.1 * (row["beta"] / 0.1) ** slope, rel=5e-3)
+        assert float(row["learning_rate"]) == expected
+        assert len(json.loads(row["learning_rate_check"])) == 2
+    before = events(ledger)
+    assert sweep(*grid, *RATES) == 0 and events(ledger) == before
+
+
+def test_a_power_law_goes_through_two_rates_and_between_more() -> None:
+    assert learning_rates.power_law({0.3: 2e-4}, 7) == 2e-4
+    assert learning_rates.power_law({0.1: 4e-4, 10: 4e-5}, 1) == pytest.approx(1.26e-4)
+    assert learning_rates.power_law({1: 1e-3, 10: 4e-3, 100: 1e-3}, 10) == pytest.approx(1.59e-3)
 
 
 def test_a_method_without_a_rate_does_not_stop_the_rest(
@@ -416,6 +441,8 @@ WRONG = [
     (("--resume_from_checkpoint", "last"), "a sweep goes on by itself"),
     (("--lr", 1, *RATES), "--learning_rate has no effect with --learning_rates"),
     (("--learning_rates", 0), "--learning_rates must be above 0"),
+    (("--check_betas", -1, *RATES), "--check_betas must be above 0"),
+    (("--check_betas", 0.1), "--check_betas has no effect without --learning_rates"),
 ]
 
 

@@ -41,13 +41,13 @@ def test_a_sweep_of_real_runs(
         "--model", tiny_model, "--dataset", "pairs.jsonl", "--scorers", "vader", "--use_cpu",
         "--per_device_train_batch_size", 4, "--eval_openings", 3, "--eval_samples", 2,
         "--eval_tokens", 8, "--test_share", 0.25, "--loss", "jsd", "alpha", "--alpha", 0.5,
-        "--match_curvature", "--learning_rates", 1e-3, 1e-2, "--check_steps", 3, "--jobs", 2,
+        "--match_curvature", "--learning_rates", 1e-3, "--check_steps", 3, "--jobs", 2,
         "--output_dir", "out",
     )  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["sweep.py", *map(str, options)])
     sys.modules["sweep"].main()
     choices = json.loads(Path("out/learning_rates.json").read_text())
-    assert all(0 < loss < 1 for one in choices.values() for loss in one["losses"].values())
+    assert all(0 < one["losses"]["0.001"] < 1 for one in choices.values())
     rows = read_rows("out/table.parquet")
     assert [(row["loss"], row["alpha"]) for row in rows] == [("alpha", 0.5), ("jsd", None)]
     assert {"vader", "vader_se", "reverse_kl", "commit", "seconds"} <= rows[0].keys()
