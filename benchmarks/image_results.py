@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from text_results import plain
+from text_runs import plain
 
 from fdpo import arguments, runs
 from fdpo.diffusion.evaluation import HELD_OUT_SEED, sample_pictures

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
 from programs import ROOT
 
 from fdpo import arguments, rows, runs
@@ -73,15 +74,44 @@ def call(program: str, *options: object) -> None:
 
 
 def make_pairs(own: Arguments) -> Path:
-    """Samples and scores the completions that the text sweeps train on, unless they are there."""
-    folder = Path(f"{own.runs}/dataset-sweep")
-    if not (folder / "train.jsonl").exists():
+    """Samples and scores the completions that the text sweeps train on, unless they are there.
+
+    The pairs are kept among the results: another machine would draw others.
+    """
+    folder, kept = Path(f"{own.runs}/dataset-sweep"), Path(f"{own.output}/text_pairs")
+    splits = {folder / f"{name}.jsonl": kept / f"{name}.jsonl.gz" for name in ("train", "test")}
+    if all(file.exists() for file in splits.values()):
+        for made, file in splits.items():
+            if not made.exists():
+                rows.write_rows(made, rows.read_rows(file))
+    if not all(made.exists() for made in splits):
         prompts, tokens = (48, 16) if own.quick else (1240, 48)
         call(
             "dataset/main.py", "--num_prompts", prompts, "--max_new_tokens", tokens,
             "--rule", "best_worst", "--test_size", 0.25, "--output_dir", folder,
         )  # fmt: skip
+    for made, file in splits.items():
+        rows.write_rows(file, rows.read_rows(made))
     return folder
+
+
+def sweep_text(own: Arguments, *options: object) -> str:
+    """Runs a part of the text sweep and returns its folder; cells that are kept are not repeated.
+
+    Those that finish are kept, whatever stops it.
+    """
+    sweep = f"{own.runs}/sweep-imdb"
+    kept = ("benchmarks/kept_cells.py", "--sweep", sweep, "--kept", f"{own.output}/text_cells")
+    pairs = make_pairs(own)
+    call(*kept)
+    try:
+        call(
+            "train_dpo/sweep.py", *options, "--dataset", pairs, "--output_dir", sweep,
+            "--jobs", own.jobs,
+        )  # fmt: skip
+    finally:
+        call(*kept)
+    return sweep
 
 
 def draws(own: Arguments) -> tuple[object, ...]:
@@ -89,38 +119,32 @@ def draws(own: Arguments) -> tuple[object, ...]:
     return ("--draws", 500) if own.quick else ()
 
 
+SMALL = (
+    "--seed", 0, "--eval_openings", 12, "--eval_tokens", 16, "--learning_rates", 1e-3,
+    "--check_betas", 0.4, "--check_steps", 2,
+)  # fmt: skip
+"""Options of the quick text sweep."""
+
+
 def text(own: Arguments) -> None:
-    small = [
-        "--loss", "sigmoid", "jsd", "--beta", 0.02, 0.4, "--seed", 0,
-        "--eval_openings", 12, "--eval_tokens", 16, "--learning_rates", 1e-3, "--check_steps", 2,
-    ]  # fmt: skip
-    sweep = f"{own.runs}/sweep-imdb"
+    config = CONFIGS / "sweep_imdb.yaml"
+    small = ("--loss", "sigmoid", "jsd", "--beta", 0.02, 0.4, *SMALL) if own.quick else ()
+    sweep = sweep_text(own, "--config", config, *small)
+    betas = (0.02, 0.4) if own.quick else yaml.safe_load(config.read_text())["beta"]
     call(
-        "train_dpo/sweep.py", "--config", CONFIGS / "sweep_imdb.yaml",
-        "--dataset", make_pairs(own), "--output_dir", sweep, "--jobs", own.jobs,
-        *(small if own.quick else ()),
-    )  # fmt: skip
-    call(
-        "benchmarks/text_results.py", "--sweep", sweep, "--output", f"{own.output}/text",
-        *draws(own),
+        "benchmarks/text_results.py", "--sweep", sweep, "--betas", *betas,
+        "--output", f"{own.output}/text", *draws(own),
     )  # fmt: skip
 
 
 def slic_hf(own: Arguments) -> None:
-    sweep = f"{own.runs}/sweep-slic-hf"
-    given = (
-        "--config", CONFIGS / "sweep_slic_hf.yaml", "--dataset", make_pairs(own),
-        "--output_dir", sweep, "--jobs", own.jobs,
-    )  # fmt: skip
+    given = ("--config", CONFIGS / "sweep_slic_hf.yaml")
     if own.quick:
-        small = (
-            "--loss", "sigmoid", "fkl", "--beta", 0.1, "--eval_openings", 6, "--eval_tokens", 8,
-            "--learning_rates", 1e-3, "--check_steps", 1, "--max_steps", 1,
-        )  # fmt: skip
-        call("train_dpo/sweep.py", *given, *small)
+        sweep = sweep_text(own, *given, "--loss", "sigmoid", "fkl", "--beta", 0.1, *SMALL)
     else:
-        call("train_dpo/sweep.py", *given)
-        call("train_dpo/sweep.py", *given, "--loss", "sigmoid", "hinge", "--beta", 0.5, 10)
+        sweep = sweep_text(own, *given)
+        sweep_text(own, *given, "--loss", "jsd", "--beta", 0.05, 0.5)
+        sweep_text(own, *given, "--loss", "sigmoid", "hinge", "--beta", 0.5, 10)
     call(
         "benchmarks/slic_hf.py", "--sweep", sweep, "--output", f"{own.output}/slic_hf.json",
         *draws(own),

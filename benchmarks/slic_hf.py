@@ -1,24 +1,26 @@
 """Whether the losses of slic-hf come out in its order, at its beta.
 
-    python benchmarks/slic_hf.py --sweep runs/sweep-slic-hf
+    python benchmarks/slic_hf.py --sweep runs/sweep-imdb
 
 Its table is the mean sentiment logit after training, of 48 prompts with one sample each and one
-seed, with learning rates that differ by loss. Here all have the learning rate of their own check.
+seed, with learning rates that differ by loss. Here all have the learning rate of the sweep's rule.
 Spearman's rank correlation of both, over its seven losses, with the interval of the bootstrap over
 openings.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from text_results import plain, resampled
-from text_runs import commits_of, finished, measured
+from text_results import resampled
+from text_runs import Run, commits_of, finished, measured, plain
 from torch import Tensor
 
 from fdpo import arguments, curves, runs
+from fdpo.losses import resolve_loss
+from fdpo.plotting import loss_of
 
 PUBLISHED = {
     0.1: {
@@ -31,16 +33,25 @@ PUBLISHED = {
     },
 }  # fmt: skip
 """slic-hf's mean sentiment logit by beta and loss; its base has 1.034."""
+BETAS = (*PUBLISHED, 0.5, 10.0)
+"""The strengths that it trains with."""
 
 
 @dataclass
 class Arguments:
     """slic-hf's table."""
 
-    sweep: str = field(default="runs/sweep-slic-hf", metadata={"help": "folder of the sweep"})
+    sweep: str = field(default="runs/sweep-imdb", metadata={"help": "folder of the sweep"})
     output: str = field(default="results/slic_hf.json", metadata={"help": "file of figures"})
     reward: str = field(default="imdb-sentiment", metadata={"help": "the scorer that decides"})
     draws: int = field(default=curves.DRAWS, metadata={"help": "bootstrap samples"})
+
+
+def its_beta(run: Run) -> float:
+    """Returns the strength of a run as slic-hf counts it, which does not match slopes."""
+    options = runs.read_json(run.folder / runs.RECORD)["options"]
+    curvature = resolve_loss(*loss_of(run.method))[0].curvature
+    return run.beta / curvature if options.get("match_curvature") else run.beta
 
 
 def ranks(values: Tensor) -> Tensor:
@@ -57,7 +68,10 @@ def spearman(values: Tensor, published: Tensor) -> Tensor:
 def main() -> None:
     (own,) = arguments.parse((Arguments,), program="slic_hf.py")
     with arguments.usage_errors():
-        cells = finished(own.sweep)
+        cells = [replace(run, beta=its_beta(run)) for run in finished(own.sweep)]
+        cells = [run for run in cells if run.beta in BETAS]
+        if not cells:
+            raise ValueError(f"--sweep {own.sweep}: no cell at slic-hf's beta")
         found = measured(cells, own.reward)
     gains = resampled(found, own.draws)["gain"]
     rows: list[dict[str, Any]] = []

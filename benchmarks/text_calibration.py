@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from text_runs import BINS, Run, bin_of, says_probability
+from text_runs import BINS, Run, bin_of, measurements, says_probability
 from torch import Tensor
 
 from fdpo import estimators
 from fdpo.calibration import right
-from fdpo.rows import read_rows
 
 
 def calibration_error(moments: Tensor, prompts: int) -> Tensor:
@@ -49,12 +48,13 @@ def calibration_curves(cells: Sequence[Run]) -> list[dict[str, Any]]:
     cells = [run for run in cells if says_probability(run.method)]
     for method, beta in dict.fromkeys((run.method, run.beta) for run in cells):
         mine = [run for run in cells if (run.method, run.beta) == (method, beta)]
-        pairs = [row for run in mine for row in read_rows(run.folder / "held_out_pairs.jsonl")]
-        margins = torch.tensor([row["margin"] for row in pairs], dtype=torch.float64)
+        pairs = [measurements(run.folder)["pairs"] for run in mine]
+        prompts = [prompt for one in pairs for prompt in one["prompt"]]
+        margins = torch.tensor([m for one in pairs for m in one["margin"]], dtype=torch.float64)
         sure, correct, bins = margins.abs().sigmoid(), right(margins), bin_of(margins)
         for one in range(BINS):
             if inside := (bins == one).nonzero().flatten().tolist():
-                share = estimators.mean(correct[inside], [pairs[i]["prompt"] for i in inside])
+                share = estimators.mean(correct[inside], [prompts[i] for i in inside])
                 rows.append({
                     "method": method, "beta": beta, "pairs": len(inside),
                     "says": sure[inside].mean().item(), "right": share.value,

@@ -31,13 +31,13 @@ from text_runs import (
     commits_of,
     finished,
     measured,
+    measurements,
+    plain,
     says_probability,
 )
 from torch import Tensor
 
 from fdpo import arguments, curves, runs
-from fdpo.learning_rates import mean_figure
-from fdpo.rows import read_rows
 
 BASELINE = "sigmoid"
 QUESTIONS: tuple[tuple[str, str, tuple[float, ...]], ...] = (
@@ -69,6 +69,9 @@ class Arguments:
     """Results of a text sweep."""
 
     sweep: str = field(default="runs/sweep-imdb", metadata={"help": "folder of the sweep"})
+    betas: list[float] = field(
+        default_factory=list, metadata={"help": "the strengths to compare; default: all there are"}
+    )
     output: str = field(default="results/text", metadata={"help": "how the files' names begin"})
     reward: str = field(default="imdb-sentiment", metadata={"help": "the scorer that decides"})
     draws: int = field(default=curves.DRAWS, metadata={"help": "bootstrap samples"})
@@ -122,7 +125,7 @@ def settings_of(cells: Sequence[Run]) -> dict[tuple[str, float], dict[str, float
     found: dict[tuple[str, float], dict[str, float]] = {}
     for method, beta in dict.fromkeys((run.method, run.beta) for run in cells):
         mine = [run.folder for run in cells if (run.method, run.beta) == (method, beta)]
-        tails = [mean_figure(folder / "log.jsonl", "tail_fraction") for folder in mine]
+        tails = [measurements(folder)["tail_fraction"] for folder in mine]
         options = runs.read_json(mine[0] / runs.RECORD)["options"]
         found[method, beta] = {
             "learning_rate": options["learning_rate"], "tail_fraction": sum(tails) / len(tails)
@@ -149,31 +152,21 @@ def samples(cells: Sequence[Run], found: Measured, means: Mapping[str, Tensor]) 
             continue
         beta = found.betas[int(distances.argmin())]
         [run] = [r for r in cells if (r.method, r.beta, r.seed) == (method, beta, found.seeds[0])]
-        rows = [r for r in read_rows(run.folder / "samples.jsonl") if r["sample"] == 0]
-        by = {(r["model"], r["opening"]): r for r in rows if r["opening"] < 3}
-        numbers = sorted({opening for _, opening in by})
-        texts["openings"] = [by["policy", i]["prompt"] for i in numbers]
-        texts["reference"] = [by["reference", i]["completion"] for i in numbers]
-        completions = [by["policy", i]["completion"] for i in numbers]
+        shown = measurements(run.folder)["openings"]["shown"]
+        policy, reference = (
+            [row for row in shown if row["model"] == model] for model in ("policy", "reference")
+        )
+        texts["openings"] = [row["prompt"] for row in policy]
+        texts["reference"] = [row["completion"] for row in reference]
+        completions = [row["completion"] for row in policy]
         texts["methods"][method] = {"beta": beta, "completions": completions}
     return texts
-
-
-def plain(value: Any) -> Any:
-    """Returns a value in which NaN is None, as JSON has it, and numbers have six digits."""
-    if isinstance(value, dict):
-        return {name: plain(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [plain(one) for one in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
 
 
 def main() -> None:
     (own,) = arguments.parse((Arguments,), program="text_results.py")
     with arguments.usage_errors():
-        cells = finished(own.sweep)
+        cells = finished(own.sweep, own.betas)
         found = measured(cells, own.reward)
     means = resampled(found, own.draws)
     record = {

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +16,14 @@ from torch.nn.functional import logsigmoid, one_hot
 
 from fdpo import diversity, estimators, get_divergence, runs
 from fdpo.calibration import right
+from fdpo.learning_rates import mean_figure
 from fdpo.losses import resolve_loss
 from fdpo.plotting import loss_of, method_of
 from fdpo.rows import read_rows
 
+MEASURED = "measured.json"
+MEANS = ("kl", "entropy")
+SHOWN = 3
 BINS = 8
 MOMENTS = "calibration_moments"
 OF_PROBABILITIES = ("nll", "overconfidence", "calibration_error")
@@ -70,12 +77,17 @@ class Measured:
         return "run missing" if any(run[0] == method for run in self.missing) else ""
 
 
-def finished(sweep: str) -> list[Run]:
-    """Returns the finished cells of a sweep; raises ``ValueError`` if there is none."""
+def finished(sweep: str, betas: Sequence[float] = ()) -> list[Run]:
+    """Returns the finished cells of a sweep, those of these strengths if any are given.
+
+    Raises:
+        ValueError: If there is none.
+    """
     folders = sorted(path.parent for path in Path(sweep).glob(f"cells/*/{runs.METRICS}"))
-    if not folders:
+    found = [Run.of(folder) for folder in folders]
+    if not (found := [run for run in found if not betas or run.beta in betas]):
         raise ValueError(f"--sweep {sweep}: no finished cell there")
-    return [Run.of(folder) for folder in folders]
+    return found
 
 
 def commits_of(cells: Sequence[Run]) -> list[str]:
@@ -94,7 +106,7 @@ def measured(cells: Sequence[Run], reward: str) -> Measured:
     betas = sorted({run.beta for run in cells})
     seeds = sorted({run.seed for run in cells})
     figures: dict[str, Tensor] = {}
-    first = prompts_of(cells[0].folder)
+    first = measurements(cells[0].folder)["prompts"]
     taken: dict[tuple[str, float, int], Path] = {}
     for run in cells:
         key = run.method, run.beta, run.seed
@@ -104,9 +116,10 @@ def measured(cells: Sequence[Run], reward: str) -> Measured:
                 f"{run.seed}: a sweep's results need one run of each"
             )
         taken[key] = run.folder
-        if prompts_of(run.folder) != first:
+        if measurements(run.folder)["prompts"] != first:
             raise ValueError(f"{run.folder}: measured on other openings or pairs than others")
-        own = openings(run.folder, reward) | pairs(run.folder)
+        held_out = measurements(run.folder)["pairs"]
+        own = openings(run.folder, reward) | of_pairs(held_out["prompt"], held_out["margin"])
         place = methods.index(run.method), seeds.index(run.seed), 1 + betas.index(run.beta)
         for name, (values, base) in own.items():
             if name not in figures:
@@ -119,65 +132,117 @@ def measured(cells: Sequence[Run], reward: str) -> Measured:
     return Measured(methods, betas, seeds, figures, missing)
 
 
-def prompts_of(folder: Path) -> list[str]:
-    """Returns the prompts of a run's samples and held-out pairs, in their order."""
-    files = (folder / name for name in ("samples.jsonl", "held_out_pairs.jsonl"))
-    return [row["prompt"] for file in files if file.exists() for row in read_rows(file)]
+def measurements(folder: Path) -> dict[str, Any]:
+    """Returns what a run measured on each opening and pair.
+
+    It is read from the run's samples and pairs once and kept in the folder as ``measured.json``,
+    which is all that remains of them in a repository (``kept_cells.py``).
+
+    Returns:
+        ``prompts``, equal for runs that were measured on the same openings and pairs;
+        ``tail_fraction``, the share of completions on the straight tail in the second half of
+        training; ``openings`` (:func:`of_openings`), None if nothing was sampled; ``pairs``, the
+        number of each pair's prompt and its margin.
+    """
+    path = folder / MEASURED
+    if not path.exists():
+        samples = folder / "samples.jsonl"
+        drawn = read_rows(samples) if samples.exists() else []
+        held_out = read_rows(folder / "held_out_pairs.jsonl")
+        prompts = [row["prompt"] for row in drawn + held_out]
+        numbers: dict[str, int] = {}
+        found = {
+            "prompts": hashlib.blake2b(json.dumps(prompts).encode(), digest_size=8).hexdigest(),
+            "tail_fraction": mean_figure(folder / "log.jsonl", "tail_fraction"),
+            "openings": of_openings(drawn) if drawn else None,
+            "pairs": {
+                "prompt": [numbers.setdefault(row["prompt"], len(numbers)) for row in held_out],
+                "margin": [row["margin"] for row in held_out],
+            },
+        }
+        runs.write_json(path, plain(found))
+    return runs.read_json(path)
 
 
-def openings(folder: Path, reward: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """Returns what a run measured on each opening, if any: of policy, and of the reference."""
-    if not (folder / "samples.jsonl").exists():
-        return {}
-    rows = read_rows(folder / "samples.jsonl")
-    deviation = runs.read_json(folder / runs.METRICS).get(f"base_{reward}_sd")
-    if deviation is None:
-        raise ValueError(f"--reward {reward}: {folder} was not scored by it")
+def of_openings(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns figures of each opening, and the first completions of some.
+
+    ``policy`` and ``reference`` hold lists by the name of the figure, means over an opening's
+    samples, ``js`` the divergence of both, ``shown`` the first completion of three openings.
+    """
     sides = {model: [r for r in rows if r["model"] == model] for model in ("policy", "reference")}
     count = 1 + max(row["opening"] for row in rows)
+    rewards = [name for name in rows[0] if name.startswith("reward/")]
 
     def of(side: str, name: str) -> Tensor:
         return torch.tensor([r[name] for r in sides[side]], dtype=torch.float64).view(count, -1)
 
-    def mean(side: str, name: str) -> Tensor:
-        return of(side, name).mean(dim=1)
-
-    def distinct(side: str) -> Tensor:
+    def distinct(side: str) -> list[float]:
         texts: list[list[str]] = [[] for _ in range(count)]
         for row in sides[side]:
             texts[row["opening"]].append(row["completion"])
-        found = [diversity.distinct_n([samples]).value for samples in texts]
-        return torch.tensor(found, dtype=torch.float64)
+        return [diversity.distinct_n([samples]).value for samples in texts]
 
-    def gain(name: str, unit: float) -> Tensor:
-        return (mean("policy", name) - mean("reference", name)) / unit
-
-    ratios, nothing = of("policy", "log_ratio"), torch.zeros(count, dtype=torch.float64)
-    both = zip(ratios[:, None], of("reference", "log_ratio")[:, None], strict=True)
-    js = [estimators.divergence(get_divergence("js"), *one).value for one in both]
-    vader = {"vader": (gain("reward/vader", 1.0), nothing)} if "reward/vader" in rows[0] else {}
-    return vader | {
-        "gain": (gain(f"reward/{reward}", deviation), nothing),
-        "kl": (mean("policy", "kl"), nothing),
-        "js": (torch.tensor(js, dtype=torch.float64), nothing),
-        "entropy": (mean("policy", "entropy"), mean("reference", "entropy")),
-        "distinct_2": (distinct("policy"), distinct("reference")),
+    both = zip(
+        of("policy", "log_ratio")[:, None], of("reference", "log_ratio")[:, None], strict=True
+    )
+    shown = [row for row in rows if row["sample"] == 0 and row["opening"] < SHOWN]
+    return {
+        **{
+            side: {
+                **{name: of(side, name).mean(dim=1).tolist() for name in (*rewards, *MEANS)},
+                "distinct_2": distinct(side),
+            }
+            for side in sides
+        },
+        "js": [estimators.divergence(get_divergence("js"), *one).value for one in both],
+        "shown": [{name: row[name] for name in ("model", "prompt", "completion")} for row in shown],
     }
 
 
-def pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
+def openings(folder: Path, reward: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """Returns what a run measured on each opening, if any: of policy, and of the reference."""
+    found = measurements(folder)["openings"]
+    if found is None:
+        return {}
+    deviation = runs.read_json(folder / runs.METRICS).get(f"base_{reward}_sd")
+    if deviation is None:
+        raise ValueError(f"--reward {reward}: {folder} was not scored by it")
+
+    def of(side: str, name: str) -> Tensor:
+        return torch.tensor(found[side][name], dtype=torch.float64)
+
+    def gain(name: str, unit: float) -> Tensor:
+        return (of("policy", name) - of("reference", name)) / unit
+
+    js = torch.tensor(found["js"], dtype=torch.float64)
+    nothing = torch.zeros_like(js)
+    vader = "reward/vader" in found["policy"]
+    return ({"vader": (gain("reward/vader", 1.0), nothing)} if vader else {}) | {
+        "gain": (gain(f"reward/{reward}", deviation), nothing),
+        "kl": (of("policy", "kl"), nothing),
+        "js": (js, nothing),
+        "entropy": (of("policy", "entropy"), of("reference", "entropy")),
+        "distinct_2": (of("policy", "distinct_2"), of("reference", "distinct_2")),
+    }
+
+
+def of_pairs(
+    numbers: Sequence[int], margins_of: Sequence[float]
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Returns what a run says of held-out pairs, means over those of each prompt.
 
     ``MOMENTS`` are those of :func:`moments_of`.
+
+    Arguments:
+        numbers: The number of each pair's prompt, from 0.
+        margins_of: The margin of each pair.
     """
-    rows = read_rows(folder / "held_out_pairs.jsonl")
-    margins = torch.tensor([row["margin"] for row in rows], dtype=torch.float64)
-    none = torch.zeros_like(margins)
-    numbers: dict[str, int] = {}
-    index = torch.tensor([numbers.setdefault(row["prompt"], len(numbers)) for row in rows])
+    margins, index = torch.tensor(margins_of, dtype=torch.float64), torch.tensor(numbers)
+    none, prompts = torch.zeros_like(margins), len(index.unique())
 
     def by_prompt(values: Tensor) -> Tensor:
-        sums = values.new_zeros(len(numbers), *values.shape[1:]).index_add_(0, index, values)
+        sums = values.new_zeros(prompts, *values.shape[1:]).index_add_(0, index, values)
         return sums / index.bincount().view(-1, *[1] * (values.ndim - 1))
 
     def both(figure: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -210,3 +275,14 @@ def moments_of(margins: Tensor, by_prompt: Callable[[Tensor], Tensor]) -> Tensor
 def bin_of(margins: Tensor) -> Tensor:
     """Returns the bin of the probability of the side that is preferred, from one half to 1."""
     return ((margins.abs().sigmoid() - 0.5) * 2 * BINS).long().clamp(max=BINS - 1)
+
+
+def plain(value: Any) -> Any:
+    """Returns a value in which NaN is None, as JSON has it, and numbers have six digits."""
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

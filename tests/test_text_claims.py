@@ -83,6 +83,7 @@ def test_order_of_slic_hf(tmp_path: Path, turned: bool, expected: float) -> None
         ]  # fmt: skip
         (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (folder / "held_out_pairs.jsonl").write_text('{"prompt": "q", "margin": 1.0}\n')
+        (folder / "log.jsonl").write_text('{"step": 1, "tail_fraction": 0.0}\n')
         (folder / "run.json").write_text(json.dumps({"options": options, "git_commit": "abc"}))
         (folder / "metrics.json").write_text(json.dumps({"base_imdb-sentiment_sd": 1.0}))
     output = tmp_path / "out.json"

@@ -54,19 +54,53 @@ def write_run(folder: Path, method: str, beta: float, seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sweep")
     for method in GAINS:
         for beta in BETAS:
             for seed in (0, 1) if (method, beta) != ("fkl", 0.1) else ():
                 write_run(root / f"cells/{method}-{beta}-{seed}", method, beta, seed)
+    (root / "learning_rates.json").write_text('{"jsd": {"learning_rate": 1e-4}}')
+    return root
+
+
+def results_of(root: Path, *options: object) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
-        arguments = ["--sweep", root, "--output", root / "text", "--draws", 400]
+        arguments = ["--sweep", root, "--output", root / "text", "--draws", 400, *options]
         patch.syspath_prepend(PROGRAM.parent)
         patch.setattr(sys, "argv", ["text_results.py", *map(str, arguments)])
         runpy.run_path(str(PROGRAM), run_name="__main__")
     names = ("curves", "questions", "calibration", "samples")
     return {name: json.loads((root / f"text_{name}.json").read_text()) for name in names}
+
+
+@pytest.fixture(scope="module")
+def results(sweep: Path) -> dict[str, Any]:
+    return results_of(sweep)
+
+
+def test_kept_cells_are_put_back_and_say_the_same(
+    sweep: Path, results: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept of a sweep is enough to go on from it, and to make its results anew."""
+    monkeypatch.syspath_prepend(PROGRAM.parent)
+    kept_cells = importlib.import_module("kept_cells")
+    kept, other = tmp_path / "kept", tmp_path / "other"
+    assert kept_cells.keep(sweep, kept) == 14
+    before = {file.name: file.read_bytes() for file in kept.iterdir()}
+    assert set(before) == {*(f"{m}.jsonl.gz" for m in GAINS), "learning_rates.json"}
+    assert kept_cells.restore(kept, other) == 14
+    assert kept_cells.restore(kept, other) == 0 and kept_cells.keep(other, kept) == 14
+    assert {file.name: file.read_bytes() for file in kept.iterdir()} == before
+    again = results_of(other)
+    for name, content in results.items():
+        assert {**again[name], "arguments": None} == {**content, "arguments": None}
+
+
+def test_only_the_strengths_that_are_asked_for(sweep: Path, tmp_path: Path) -> None:
+    found = results_of(sweep, "--betas", 1, "--output", sweep / "text")
+    assert {row["beta"] for row in found["curves"]["rows"]} == {0, 1}
+    assert not found["curves"]["missing"]  # the runs of fkl at 0.1 are not
 
 
 def answer(results: dict[str, Any], question: str, method: str) -> dict[str, Any]:
@@ -179,27 +213,25 @@ def test_calibration_counts_what_is_right_among_the_equally_sure(results: dict[s
     assert row["right"] == 0.75 and row["pairs"] == 80
 
 
-def pairs_of(folder: Path, seed: int, scale: float) -> dict[str, Any]:
+def pairs_of(seed: int, scale: float) -> dict[str, Any]:
     """What a policy says of 300 pairs that is right as often as a calibrated one, times a scale."""
     generator = torch.Generator().manual_seed(seed)
     sure = 1.5 * torch.randn(300, generator=generator, dtype=torch.float64)
     right = torch.rand(300, generator=generator) < sure.sigmoid()
     margins = scale * torch.where(right, sure, -sure)
-    rows = [{"prompt": f"p{i}", "margin": margin} for i, margin in enumerate(margins.tolist())]
-    (folder / "held_out_pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return importlib.import_module("text_runs").pairs(folder)
+    return importlib.import_module("text_runs").of_pairs(range(300), margins.tolist())
 
 
 @pytest.mark.parametrize(("scale", "truth"), [(1.0, 0.0), (1.5, 0.067), (3.0, 0.159)])
 def test_calibration_error_is_that_of_many_pairs_and_its_interval_holds_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: float, truth: float
+    monkeypatch: pytest.MonkeyPatch, scale: float, truth: float
 ) -> None:
     """The mean of its squares is not that of the noise, which alone is .05 on so few pairs."""
     monkeypatch.syspath_prepend(PROGRAM.parent)
     error = importlib.import_module("text_calibration").calibration_error
     found, held = [], 0
     for seed in range(60):
-        moments, _ = pairs_of(tmp_path, seed, scale)["calibration_moments"]
+        moments, _ = pairs_of(seed, scale)["calibration_moments"]
         draws = error(curves.resampled(moments, 200), 300)
         found.append(draws[0].item())
         low, high = draws[1:].quantile(torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
@@ -209,16 +241,13 @@ def test_calibration_error_is_that_of_many_pairs_and_its_interval_holds_it(
     assert held >= 52  # of 60, of which 57 are expected
 
 
-def test_calibration_error_without_noise_is_the_gap(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_calibration_error_without_noise_is_the_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pairs of one prompt count as one: repeated tenfold they say no more of the noise."""
     monkeypatch.syspath_prepend(PROGRAM.parent)
     program = importlib.import_module("text_calibration")
     margins = [2.0 if i % 2000 < 1200 else -2.0 for i in range(20_000)]
-    rows = [{"prompt": f"p{i // 10}", "margin": margin} for i, margin in enumerate(margins)]
-    (tmp_path / "held_out_pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    moments, none = importlib.import_module("text_runs").pairs(tmp_path)["calibration_moments"]
+    pairs = importlib.import_module("text_runs").of_pairs([i // 10 for i in range(20_000)], margins)
+    moments, none = pairs["calibration_moments"]
     gap = 1 / (1 + math.exp(-2)) - 0.6
     variance = 0.6 * 0.4 / (2000 - 1)  # of 2,000 prompts, all whose pairs are alike
     found = program.calibration_error(moments.mean(0)[None], 2000).item()
