@@ -4,21 +4,25 @@
 
 A run folder holds a model and thousands of samples; what the results are made of is a number for
 each opening and held-out pair (``text_runs.measurements``). One file for each loss has a row for
-each finished cell: its name, its record, its figures and these numbers; ``learning_rates.json`` has
-the rates that were chosen. First what is kept and not in the sweep's folder is put there, so that a
-sweep goes on from it on another machine and repeats no cell; then the folder's cells are kept.
+each finished cell: its name, its seconds, its record, its figures and these numbers;
+``learning_rates.json`` has the rates that were chosen. First what is kept and not in the sweep's
+folder is put there, so that a sweep goes on from it on another machine and repeats no cell; then
+the folder's cells are kept.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from text_runs import MEASURED, Run, measurements
 
 from fdpo import arguments, learning_rates, runs
+from fdpo.cells import Cell, seconds
 from fdpo.rows import read_rows, write_rows
 
 FILES = {"run": runs.RECORD, "measured": MEASURED, "metrics": runs.METRICS}
@@ -42,6 +46,8 @@ def restore(kept: Path, sweep: Path) -> int:
             folder.mkdir(parents=True, exist_ok=True)
             for name, file in FILES.items():
                 runs.write_json(folder / file, row[name])
+            if row["seconds"] is not None:
+                log_of(Cell(sweep, "cells", row["cell"]), row["seconds"])
             found += 1
     rates = kept / learning_rates.FILE
     if rates.exists() and not (sweep / learning_rates.FILE).exists():
@@ -50,13 +56,23 @@ def restore(kept: Path, sweep: Path) -> int:
     return found
 
 
+def log_of(cell: Cell, seconds: float) -> None:
+    """Writes a log that says how long a cell took, from which a sweep's table knows it."""
+    ended = (cell.folder / runs.METRICS).stat().st_mtime
+    begun = datetime.fromtimestamp(ended - seconds, UTC).isoformat()
+    log = cell.root / "logs" / f"{cell.name}.1.txt"
+    runs.write_text(log, f"{begun} put back\n")
+    os.utime(log, (ended, ended))
+
+
 def keep(sweep: Path, kept: Path) -> int:
     """Keeps the finished cells of a sweep's folder; returns their number."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for metrics in sorted(sweep.glob(f"cells/*/{runs.METRICS}")):
         folder = metrics.parent
         measurements(folder)
-        row = {"cell": folder.name}
+        took = seconds(Cell(sweep, "cells", folder.name))
+        row = {"cell": folder.name, "seconds": None if took is None else round(took, 1)}
         row |= {name: runs.read_json(folder / file) for name, file in FILES.items()}
         rows.setdefault(Run.of(folder).method, []).append(row)
     for method, mine in rows.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from fdpo import curves
+from fdpo import cells, curves
 
 PROGRAM = Path(__file__).parents[1] / "benchmarks/text_results.py"
 OPENINGS, SAMPLES = 60, 2
@@ -60,6 +61,11 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for beta in BETAS:
             for seed in (0, 1) if (method, beta) != ("fkl", 0.1) else ():
                 write_run(root / f"cells/{method}-{beta}-{seed}", method, beta, seed)
+    log = root / "logs/jsd-1.0-1.1.txt"
+    log.parent.mkdir()
+    log.write_text("2026-11-26T00:00:00+00:00 command\n")
+    os.utime(log, (1795651265.5,) * 2)  # a minute after
+    os.utime(root / "cells/jsd-1.0-1/metrics.json", (1795651265.5,) * 2)
     (root / "learning_rates.json").write_text('{"jsd": {"learning_rate": 1e-4}}')
     return root
 
@@ -92,6 +98,8 @@ def test_kept_cells_are_put_back_and_say_the_same(
     assert kept_cells.restore(kept, other) == 14
     assert kept_cells.restore(kept, other) == 0 and kept_cells.keep(other, kept) == 14
     assert {file.name: file.read_bytes() for file in kept.iterdir()} == before
+    took = [cells.seconds(cells.Cell(root, "cells", "jsd-1.0-1")) for root in (sweep, other)]
+    assert took == [pytest.approx(took[0], abs=1e-3)] * 2 and took[0] == 65.5
     again = results_of(other)
     for name, content in results.items():
         assert {**again[name], "arguments": None} == {**content, "arguments": None}
