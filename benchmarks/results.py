@@ -160,8 +160,8 @@ def completions(own: Arguments) -> None:
         given = Path(f"{own.runs}/completions.jsonl")
         rows.write_rows(given, rows.read_rows(own.completions)[:40])
     small = (
-        "--loss", "sigmoid", "jsd", "--beta", 0.1, "--learning_rates", 3e-4, "--check_steps", 1,
-        "--max_steps", 2,
+        "--loss", "sigmoid", "jsd", "--beta", 0.1, "--learning_rates", 3e-4,
+        "--check_betas", 0.1, "--check_steps", 1, "--max_steps", 2,
     )  # fmt: skip
     call(
         "train_dpo/sweep.py", "--config", CONFIGS / "sweep_completions.yaml",
