@@ -12,13 +12,16 @@ the folder's cells are kept.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from programs import ROOT
 from text_runs import MEASURED, Run, measurements
 
 from fdpo import arguments, learning_rates, runs
@@ -45,7 +48,7 @@ def restore(kept: Path, sweep: Path) -> int:
         if not (folder / runs.METRICS).exists():
             folder.mkdir(parents=True, exist_ok=True)
             for name, file in FILES.items():
-                runs.write_json(folder / file, row[name])
+                runs.write_json(folder / file, row[name] if name != "run" else placed(row[name]))
             if row["seconds"] is not None:
                 log_of(Cell(sweep, "cells", row["cell"]), row["seconds"])
             found += 1
@@ -53,6 +56,22 @@ def restore(kept: Path, sweep: Path) -> int:
     if rates.exists() and not (sweep / learning_rates.FILE).exists():
         sweep.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(rates, sweep / learning_rates.FILE)
+    return found
+
+
+def portable(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns a record with the embedded models' folders as they are in any checkout."""
+    found: dict[str, Any] = json.loads(
+        re.sub(r'"/[^"]*/pretrained/', '"pretrained/', json.dumps(record))
+    )
+    return found
+
+
+def placed(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns a record with the embedded models' folders as they are in this checkout."""
+    found: dict[str, Any] = json.loads(
+        json.dumps(record).replace('"pretrained/', f'"{ROOT}/pretrained/')
+    )
     return found
 
 
@@ -72,8 +91,12 @@ def keep(sweep: Path, kept: Path) -> int:
         folder = metrics.parent
         measurements(folder)
         took = seconds(Cell(sweep, "cells", folder.name))
-        row = {"cell": folder.name, "seconds": None if took is None else round(took, 1)}
+        row: dict[str, Any] = {
+            "cell": folder.name,
+            "seconds": None if took is None else round(took, 1),
+        }
         row |= {name: runs.read_json(folder / file) for name, file in FILES.items()}
+        row["run"] = portable(row["run"])
         rows.setdefault(Run.of(folder).method, []).append(row)
     for method, mine in rows.items():
         write_rows(kept / f"{method.replace(' ', '_')}.jsonl.gz", mine)

@@ -12,6 +12,7 @@ and the flow model), ``tabular`` (the world that is known exactly), ``notebook``
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -135,6 +136,8 @@ def text(own: Arguments) -> None:
         "benchmarks/text_results.py", "--sweep", sweep, "--betas", *betas,
         "--output", f"{own.output}/text", *draws(own),
     )  # fmt: skip
+    with runs.replacing(f"{own.output}/text_table.csv") as beside:
+        shutil.copyfile(f"{sweep}/table.csv", beside)
 
 
 def slic_hf(own: Arguments) -> None:

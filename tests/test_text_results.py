@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from fdpo import cells, curves
+from fdpo.rows import read_rows
 
 PROGRAM = Path(__file__).parents[1] / "benchmarks/text_results.py"
 OPENINGS, SAMPLES = 60, 2
@@ -44,7 +45,8 @@ def write_run(folder: Path, method: str, beta: float, seed: int) -> None:
                           "reward/imdb-sentiment": 1.0 + 2 * (gain + noise)}
             )  # fmt: skip
     pairs = [{"prompt": f"q{i}", "margin": 1.0 if i % 4 else -1.0} for i in range(40)]
-    options = {"loss": method, "alpha": None, "beta": beta, "seed": seed, "learning_rate": 1e-4}
+    options = {"loss": method, "alpha": None, "beta": beta, "seed": seed, "learning_rate": 1e-4,
+               "model_name_or_path": "/one/checkout/pretrained/imdb-gpt2"}  # fmt: skip
     folder.mkdir(parents=True)
     for name, content in (("samples.jsonl", rows), ("held_out_pairs.jsonl", pairs)):
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in content))
@@ -95,7 +97,12 @@ def test_kept_cells_are_put_back_and_say_the_same(
     assert kept_cells.keep(sweep, kept) == 14
     before = {file.name: file.read_bytes() for file in kept.iterdir()}
     assert set(before) == {*(f"{m}.jsonl.gz" for m in GAINS), "learning_rates.json"}
+    [row, *_] = read_rows(kept / "jsd.jsonl.gz")
+    assert row["run"]["options"]["model_name_or_path"] == "pretrained/imdb-gpt2"
     assert kept_cells.restore(kept, other) == 14
+    record = json.loads((other / "cells/jsd-1.0-1/run.json").read_text())
+    model = Path(record["options"]["model_name_or_path"])
+    assert model == PROGRAM.parents[1] / "pretrained/imdb-gpt2" and model.exists()
     assert kept_cells.restore(kept, other) == 0 and kept_cells.keep(other, kept) == 14
     assert {file.name: file.read_bytes() for file in kept.iterdir()} == before
     took = [cells.seconds(cells.Cell(root, "cells", "jsd-1.0-1")) for root in (sweep, other)]
