@@ -7,17 +7,16 @@ each opening and held-out pair (``text_runs.measurements``). One file for each l
 each finished cell: its name, its seconds, its record, its figures and these numbers;
 ``learning_rates.json`` has the rates that were chosen. First what is kept and not in the sweep's
 folder is put there, so that a sweep goes on from it on another machine and repeats no cell; then
-the folder's cells are kept.
+the folder's cells are kept. A cell is known by its options, the path of its pairs among them.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ from text_runs import MEASURED, Run, measurements
 
 from fdpo import arguments, learning_rates, runs
 from fdpo.cells import Cell, seconds
+from fdpo.learning_rates import LearningRates
+from fdpo.locks import locked
 from fdpo.rows import read_rows, write_rows
 
 FILES = {"run": runs.RECORD, "measured": MEASURED, "metrics": runs.METRICS}
@@ -44,25 +45,42 @@ def restore(kept: Path, sweep: Path) -> int:
     """Puts the kept cells that are missing into a sweep's folder; returns their number."""
     found = 0
     for row in (row for file in sorted(kept.glob("*.jsonl.gz")) for row in read_rows(file)):
-        folder = sweep / "cells" / row["cell"]
-        if not (folder / runs.METRICS).exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, file in FILES.items():
-                runs.write_json(folder / file, row[name] if name != "run" else placed(row[name]))
-            if row["seconds"] is not None:
-                log_of(Cell(sweep, "cells", row["cell"]), row["seconds"])
-            found += 1
-    rates = kept / learning_rates.FILE
-    if rates.exists() and not (sweep / learning_rates.FILE).exists():
-        sweep.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(rates, sweep / learning_rates.FILE)
+        cell = Cell(sweep, "cells", row["cell"])
+        if cell.finished or cell.at_work:
+            continue
+        shutil.rmtree(cell.folder, ignore_errors=True)  # an attempt that was interrupted
+        for log in cell.logs():
+            log.unlink()
+        cell.folder.mkdir(parents=True)
+        for name, file in FILES.items():
+            if file == runs.METRICS and row["seconds"] is not None:
+                write_log(cell, row["seconds"])
+            runs.write_json(cell.folder / file, row[name] if name != "run" else placed(row[name]))
+        found += 1
+    unite_rates(sweep, source=kept, target=sweep)
     return found
+
+
+def unite_rates(sweep: Path, source: Path, target: Path) -> None:
+    """Adds the learning rates that were chosen in one folder to those of another, which go first.
+
+    Arguments:
+        sweep: The sweep's folder, whose lock is held: ``source`` or ``target``.
+        source: The folder whose rates are added.
+        target: The folder that gets them; a method's cells are those of both.
+    """
+    with locked(sweep / "locks" / learning_rates.FILE):
+        given, own = (LearningRates(folder, (), "").chosen() for folder in (source, target))
+        for method in given.keys() & own.keys():
+            own[method]["cells"] = sorted({*given[method]["cells"], *own[method]["cells"]})
+        if given:
+            runs.write_json(target / learning_rates.FILE, {**given, **own})
 
 
 def portable(record: dict[str, Any]) -> dict[str, Any]:
     """Returns a record with the embedded models' folders as they are in any checkout."""
     found: dict[str, Any] = json.loads(
-        re.sub(r'"/[^"]*/pretrained/', '"pretrained/', json.dumps(record))
+        re.sub(r'"/[^" ]*/pretrained/', '"pretrained/', json.dumps(record))
     )
     return found
 
@@ -75,13 +93,11 @@ def placed(record: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def log_of(cell: Cell, seconds: float) -> None:
+def write_log(cell: Cell, took: float) -> None:
     """Writes a log that says how long a cell took, from which a sweep's table knows it."""
-    ended = (cell.folder / runs.METRICS).stat().st_mtime
-    begun = datetime.fromtimestamp(ended - seconds, UTC).isoformat()
+    begun = datetime.now(UTC) - timedelta(seconds=took)
     log = cell.root / "logs" / f"{cell.name}.1.txt"
-    runs.write_text(log, f"{begun} put back\n")
-    os.utime(log, (ended, ended))
+    runs.write_text(log, f"{begun.isoformat()} put back\n")
 
 
 def keep(sweep: Path, kept: Path) -> int:
@@ -93,18 +109,14 @@ def keep(sweep: Path, kept: Path) -> int:
         took = seconds(Cell(sweep, "cells", folder.name))
         row: dict[str, Any] = {
             "cell": folder.name,
-            "seconds": None if took is None else round(took, 1),
+            "seconds": None if took is None else round(took),
         }
         row |= {name: runs.read_json(folder / file) for name, file in FILES.items()}
         row["run"] = portable(row["run"])
         rows.setdefault(Run.of(folder).method, []).append(row)
     for method, mine in rows.items():
-        write_rows(kept / f"{method.replace(' ', '_')}.jsonl.gz", mine)
-    rates = sweep / learning_rates.FILE
-    if rates.exists():
-        kept.mkdir(parents=True, exist_ok=True)
-        with runs.replacing(kept / learning_rates.FILE) as beside:
-            shutil.copyfile(rates, beside)
+        write_rows(kept / f"{runs.file_name(method)}.jsonl.gz", mine)
+    unite_rates(sweep, source=sweep, target=kept)
     return sum(map(len, rows.values()))
 
 

@@ -67,7 +67,12 @@ def call(program: str, *options: object) -> None:
     command = [sys.executable, str(ROOT / program), *map(str, options)]
     print("$ python", program, *options, flush=True)
     threads = {"OMP_NUM_THREADS": "1"} if program.endswith("sweep.py") else {}
-    code = subprocess.run(command, env={**os.environ, **threads}, check=False).returncode
+    process = subprocess.Popen(command, env={**os.environ, **threads})
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # it was told too, and saves what it is at
+        raise
     if code == 1 and program.endswith("sweep.py"):
         FAILED.append(" ".join(map(str, options)))
     elif code:
@@ -81,10 +86,9 @@ def make_pairs(own: Arguments) -> Path:
     """
     folder, kept = Path(f"{own.runs}/dataset-sweep"), Path(f"{own.output}/text_pairs")
     splits = {folder / f"{name}.jsonl": kept / f"{name}.jsonl.gz" for name in ("train", "test")}
-    if all(file.exists() for file in splits.values()):
+    if all(file.exists() for file in splits.values()) and not folder.exists():
         for made, file in splits.items():
-            if not made.exists():
-                rows.write_rows(made, rows.read_rows(file))
+            rows.write_rows(made, rows.read_rows(file))
     if not all(made.exists() for made in splits):
         prompts, tokens = (48, 16) if own.quick else (1240, 48)
         call(
@@ -92,14 +96,19 @@ def make_pairs(own: Arguments) -> Path:
             "--rule", "best_worst", "--test_size", 0.25, "--output_dir", folder,
         )  # fmt: skip
     for made, file in splits.items():
-        rows.write_rows(file, rows.read_rows(made))
+        if not file.exists():
+            rows.write_rows(file, rows.read_rows(made))
+        elif rows.read_rows(file) != rows.read_rows(made):
+            sys.exit(
+                f"{made} has other pairs than {file}: remove {folder}, or give another --output"
+            )
     return folder
 
 
 def sweep_text(own: Arguments, *options: object) -> str:
     """Runs a part of the text sweep and returns its folder; cells that are kept are not repeated.
 
-    Those that finish are kept, whatever stops it.
+    Those that finished are kept, also when it was stopped.
     """
     sweep = f"{own.runs}/sweep-imdb"
     kept = ("benchmarks/kept_cells.py", "--sweep", sweep, "--kept", f"{own.output}/text_cells")
@@ -112,6 +121,9 @@ def sweep_text(own: Arguments, *options: object) -> str:
         )  # fmt: skip
     finally:
         call(*kept)
+        if Path(f"{sweep}/table.csv").exists():
+            with runs.replacing(f"{own.output}/text_table.csv") as beside:
+                shutil.copyfile(f"{sweep}/table.csv", beside)
     return sweep
 
 
@@ -136,8 +148,6 @@ def text(own: Arguments) -> None:
         "benchmarks/text_results.py", "--sweep", sweep, "--betas", *betas,
         "--output", f"{own.output}/text", *draws(own),
     )  # fmt: skip
-    with runs.replacing(f"{own.output}/text_table.csv") as beside:
-        shutil.copyfile(f"{sweep}/table.csv", beside)
 
 
 def slic_hf(own: Arguments) -> None:

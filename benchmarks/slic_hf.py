@@ -69,7 +69,7 @@ def main() -> None:
     (own,) = arguments.parse((Arguments,), program="slic_hf.py")
     with arguments.usage_errors():
         cells = [replace(run, beta=its_beta(run)) for run in finished(own.sweep)]
-        cells = [run for run in cells if run.beta in BETAS]
+        cells = [run for run in cells if run.beta in BETAS and run.method in PUBLISHED[0.1]]
         if not cells:
             raise ValueError(f"--sweep {own.sweep}: no cell at slic-hf's beta")
         found = measured(cells, own.reward)

@@ -34,9 +34,8 @@ def claims(found: Measured, means: Mapping[str, Tensor]) -> list[dict[str, Any]]
     rows += against("gain", "at kl 5", at_five, found, "jsd", JS)
     largest = by_method(means["gain"][..., 1:].amax(dim=-1))  # NaN where a run is missing
     rows += against("gain", "at its largest", largest, found, "fkl", FORWARD)
-    if 0.1 in found.betas:
-        values = by_method(means["gain"][..., 1 + found.betas.index(0.1)])
-        rows += against("gain", "at beta 0.1", values, found, "fkl", FORWARD)
+    values = at_beta(means["gain"], found.betas, 0.1)
+    rows += against("gain", "at beta 0.1", values, found, "fkl", FORWARD)
     if set(ALPHAS) <= set(found.methods):
         asked = {"gain at kl 5": at_five, **{f"{f} at gain 0.5": v for f, v in diverse.items()}}
         slopes = [slope_over_alpha(values, found.methods) for values in asked.values()]
@@ -44,6 +43,26 @@ def claims(found: Measured, means: Mapping[str, Tensor]) -> list[dict[str, Any]]
         for (name, values), one, p in zip(asked.items(), slopes, corrected, strict=True):
             rows.append(alpha_lies_between(name, values, found.methods, one, p))
     return rows
+
+
+def at_beta(values: Tensor, betas: Sequence[float], beta: float) -> Tensor:
+    """Returns a figure at a strength, over whose logarithm the points on both sides are joined.
+
+    Arguments:
+        values: The figure, with shape (1 + draws, M, S, 1 + K): of the reference and each strength.
+        betas: The strengths in ascending order, with length K.
+        beta: The strength asked for; where it is none of them or between, all is NaN.
+
+    Returns:
+        Means over seeds, with shape (1 + draws, M).
+    """
+    below = [k for k, one in enumerate(betas) if one <= beta]
+    above = [k for k, one in enumerate(betas) if one >= beta]
+    if not below or not above:
+        return by_method(torch.full_like(values[..., 0], math.nan))
+    k, j = below[-1], above[0]
+    share = 0.0 if k == j else math.log(beta / betas[k]) / math.log(betas[j] / betas[k])
+    return by_method(torch.lerp(values[..., 1 + k], values[..., 1 + j], share))
 
 
 def of_alphas(values: Tensor, methods: Sequence[str]) -> Tensor:

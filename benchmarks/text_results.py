@@ -2,7 +2,8 @@
 
     python benchmarks/text_results.py --sweep runs/sweep-imdb
 
-Reads the run folders of the sweep's finished cells and writes ``OUTPUT_curves.json`` (each method's
+Reads the run folders of the sweep's finished cells (and keeps in each what the statistic is made
+of) and writes ``OUTPUT_curves.json`` (each method's
 figures by beta), ``OUTPUT_questions.json`` (differences at equal distance and at equal reward, with
 their intervals, and the answers to published claims), ``OUTPUT_calibration.json`` (how often
 held-out pairs are right, by what the policy says of them, with errors clustered by prompt) and

@@ -22,8 +22,11 @@ from fdpo.plotting import loss_of, method_of
 from fdpo.rows import read_rows
 
 MEASURED = "measured.json"
+"""The file in a run folder with what was measured on each opening and pair."""
 MEANS = ("kl", "entropy")
+"""Figures of samples, besides rewards, that are averaged over an opening."""
 SHOWN = 3
+"""Openings whose first completions are kept."""
 BINS = 8
 MOMENTS = "calibration_moments"
 OF_PROBABILITIES = ("nll", "overconfidence", "calibration_error")
@@ -86,7 +89,9 @@ def finished(sweep: str, betas: Sequence[float] = ()) -> list[Run]:
     folders = sorted(path.parent for path in Path(sweep).glob(f"cells/*/{runs.METRICS}"))
     found = [Run.of(folder) for folder in folders]
     if not (found := [run for run in found if not betas or run.beta in betas]):
-        raise ValueError(f"--sweep {sweep}: no finished cell there")
+        raise ValueError(
+            f"--sweep {sweep}: no finished cell there{' at --betas' if folders else ''}"
+        )
     return found
 
 
@@ -141,8 +146,8 @@ def measurements(folder: Path) -> dict[str, Any]:
     Returns:
         ``prompts``, equal for runs that were measured on the same openings and pairs;
         ``tail_fraction``, the share of completions on the straight tail in the second half of
-        training; ``openings`` (:func:`of_openings`), None if nothing was sampled; ``pairs``, the
-        number of each pair's prompt and its margin.
+        training; ``openings`` (:func:`of_openings`), empty if nothing was sampled; ``pairs``, the
+        number of each pair's prompt and its margin. What could not be measured is NaN.
     """
     path = folder / MEASURED
     if not path.exists():
@@ -154,14 +159,14 @@ def measurements(folder: Path) -> dict[str, Any]:
         found = {
             "prompts": hashlib.blake2b(json.dumps(prompts).encode(), digest_size=8).hexdigest(),
             "tail_fraction": mean_figure(folder / "log.jsonl", "tail_fraction"),
-            "openings": of_openings(drawn) if drawn else None,
+            "openings": of_openings(drawn) if drawn else {},
             "pairs": {
                 "prompt": [numbers.setdefault(row["prompt"], len(numbers)) for row in held_out],
                 "margin": [row["margin"] for row in held_out],
             },
         }
         runs.write_json(path, plain(found))
-    return runs.read_json(path)
+    return unplain(runs.read_json(path))
 
 
 def of_openings(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -203,7 +208,7 @@ def of_openings(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def openings(folder: Path, reward: str) -> dict[str, tuple[Tensor, Tensor]]:
     """Returns what a run measured on each opening, if any: of policy, and of the reference."""
     found = measurements(folder)["openings"]
-    if found is None:
+    if not found:
         return {}
     deviation = runs.read_json(folder / runs.METRICS).get(f"base_{reward}_sd")
     if deviation is None:
@@ -286,3 +291,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
+
+
+def unplain(value: Any) -> Any:
+    """Returns a value that :func:`plain` made, with NaN again."""
+    if isinstance(value, dict):
+        return {name: unplain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [unplain(one) for one in value]
+    return math.nan if value is None else value

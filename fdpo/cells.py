@@ -145,7 +145,7 @@ class Workers:
         """Whether Ctrl-C or SIGTERM ended it."""
         return self.interrupts.stopped
 
-    def run(self, cells: Sequence[Cell], finished: Callable[[], None]) -> dict[str, str]:
+    def run(self, cells: Sequence[Cell], finished: Callable[[], object]) -> dict[str, str]:
         """Runs those of the cells that are not finished; returns why others failed, by name.
 
         Ctrl-C or SIGTERM is passed on, and the processes are waited for: they leave checkpoints. A
@@ -177,7 +177,7 @@ class Workers:
             self._signal(signal.SIGKILL)  # none is left but after a second Ctrl-C or an error
         return self.failed
 
-    def _start(self, finished: Callable[[], None]) -> None:
+    def _start(self, finished: Callable[[], object]) -> None:
         """Starts cells until all workers have one; those that another sweep runs stay waiting."""
         taken: set[str] = set()  # references that a cell is at work on for the first time
         for cell in list(self.waiting):
@@ -240,7 +240,7 @@ class Workers:
             share["CUDA_VISIBLE_DEVICES"] = devices[worker % len(devices)]
         return share
 
-    def _end(self, one: Running, finished: Callable[[], None]) -> None:
+    def _end(self, one: Running, finished: Callable[[], object]) -> None:
         self.running.remove(one)
         self.free.append(one.worker)
         cell, code = one.cell, one.process.returncode
@@ -257,7 +257,7 @@ class Workers:
             self._say(f"{cell.name} FAILED: {self.failed[cell.name]}")
         self._close(one.locks)
 
-    def _finish(self, cell: Cell, how: str, finished: Callable[[], None]) -> None:
+    def _finish(self, cell: Cell, how: str, finished: Callable[[], object]) -> None:
         self.ready.add(cell.reference)
         self.ended += 1
         finished()

@@ -82,7 +82,9 @@ class SweepArguments:
     )
     check_betas: list[float] = field(
         default_factory=list,
-        metadata={"help": "check at these beta only, the rates of others by a power law"},
+        metadata={
+            "help": "check at these beta only; others get rates by the power law, or the one"
+        },
     )
     print: bool = field(
         default=False, metadata={"help": "only print the commands of what is not finished"}
@@ -185,7 +187,7 @@ class Sweep:
         self.rates = LearningRates(self.root, own.learning_rates, program.check_figure)
         for options in self.options if own.learning_rates else ():
             # The first cell of a method has the first seed.
-            for checked in self.checked(options).values():
+            for checked in self.checked_options(options).values():
                 self.rates.methods.setdefault(self.method(checked), partial(self.check, checked))
         for check in self.rates.methods.values():
             check(own.learning_rates[0])  # raises what is wrong with it
@@ -220,11 +222,12 @@ class Sweep:
         strength = "".join(f"-{name}{parsed[name]:g}" for name in STRENGTH if name in kept)
         return f"{loss_label(parsed)}{strength}-{digest([self._identity(kept, parsed), rule])}"
 
-    def checked(self, options: Options) -> dict[float, Options]:
+    def checked_options(self, options: Options) -> dict[float, Options]:
         """Returns the options, by beta, that a cell's learning rate is checked with."""
-        if not self.own.check_betas:
-            return {self.beta(options): options}
-        return {beta: {**options, "beta": (f"{beta:g}",)} for beta in self.own.check_betas}
+        beta = self.beta(options)
+        if not self.own.check_betas or beta in self.own.check_betas:
+            return {beta: options}
+        return {beta: {**options, "beta": (str(beta),)} for beta in self.own.check_betas}
 
     def beta(self, options: Options) -> float:
         """Returns the beta of a cell."""
@@ -249,7 +252,7 @@ class Sweep:
         failed: dict[str, str] = {}
         while checks := [cell for cell in self.rates.left() if cell.name not in failed]:
             print(f"learning rates: {len(checks)} checks", flush=True)
-            found = self._work(workers, checks, lambda: None)
+            found = self._work(workers, checks, self.rates.choose)  # kept, if it is stopped
             diverged = {cell.name for cell in checks if cell.diverged}
             failed |= {name: why for name, why in found.items() if name not in diverged}
         failed |= self.rates.choose()
@@ -262,7 +265,7 @@ class Sweep:
         return failed
 
     def _work(
-        self, workers: Workers, cells: Sequence[Cell], finished: Callable[[], None]
+        self, workers: Workers, cells: Sequence[Cell], finished: Callable[[], object]
     ) -> dict[str, str]:
         failed = workers.run(cells, finished)
         if workers.stopped:
@@ -277,7 +280,9 @@ class Sweep:
             return [self.cell(options) for options in self.options]
         chosen, cells, noted = self.rates.chosen(), [], {}
         for options in self.options:
-            methods = {beta: self.method(one) for beta, one in self.checked(options).items()}
+            methods = {
+                beta: self.method(one) for beta, one in self.checked_options(options).items()
+            }
             if chosen.keys() >= set(methods.values()):
                 rates = {b: chosen[method]["learning_rate"] for b, method in methods.items()}
                 beta = self.beta(options)

@@ -31,7 +31,7 @@ def write_table(root: Path, defaults: Mapping[str, Any], checked: Mapping[str, s
     Arguments:
         root: The sweep's folder.
         defaults: The program's options without a command line.
-        checked: The losses of the check by the names of cells.
+        checked: The losses of the checks behind a cell's rate, by the cells' names.
     """
     folders = sorted(path.parent for path in root.glob(f"cells/*/{runs.METRICS}"))
     records = [runs.read_json(folder / runs.RECORD) for folder in folders]

@@ -362,9 +362,22 @@ def test_rates_between_the_strengths_that_are_checked_lie_on_a_power_law(
     for row in rows:
         expected = pytest.approx(0.1 * (row["beta"] / 0.1) ** slope, rel=5e-3)
         assert float(row["learning_rate"]) == expected
-        assert len(json.loads(row["learning_rate_check"])) == 2
+        behind = json.loads(row["learning_rate_check"])
+        assert len(behind) == (1 if row["beta"] == 0.1 else 2)  # its own, or both
     before = events(ledger)
     assert sweep(*grid, *RATES) == 0 and events(ledger) == before
+
+
+def test_a_strength_that_is_checked_needs_no_other(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--check_betas", 0.4, 13, *RATES)  # the stand-in fails at 13
+    assert sweep("--beta", 0.4, "--seed", 5, 6, *options, "--print") == 0
+    output = capsys.readouterr()
+    assert "3 checks" in output.err and "2 of 2 cells" in output.err
+    assert all("--beta=0.4" in line and "--seed=5" in line for line in output.out.splitlines())
+    assert sweep("--beta", 0.2, 0.4, *options) == 1  # at 0.2 there is no rate without that at 13
+    assert [(row["beta"], float(row["learning_rate"])) for row in table()] == [(0.4, 0.5)]
 
 
 def test_a_power_law_goes_through_two_rates_and_between_more() -> None:

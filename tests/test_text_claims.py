@@ -70,11 +70,14 @@ def test_a_claim_of_all_methods_needs_them_all() -> None:
 def test_order_of_slic_hf(tmp_path: Path, turned: bool, expected: float) -> None:
     """Run folders whose rewards are in its order at beta 1, or in the opposite one."""
     table = importlib.import_module("slic_hf").PUBLISHED[1.0]
-    for method, logit in table.items():
+    # Slopes are matched: its beta of 1 is .5 for JS. It has no Jeffreys, of the sweep's own beta.
+    cells = [(method, 0.5 if method == "jsd" else 1.0, 0, logit) for method, logit in table.items()]
+    for method, beta, seed, logit in [*cells, *(("jeffreys", 2.0, seed, 9.0) for seed in range(3))]:
         loss, _, alpha = method.partition(" ")
-        folder = tmp_path / "cells" / method
+        folder = tmp_path / "cells" / f"{method}-{seed}"
         folder.mkdir(parents=True)
-        options = {"loss": loss, "alpha": float(alpha) if alpha else None, "beta": 1.0, "seed": 0}
+        options = {"loss": loss, "alpha": float(alpha) if alpha else None, "beta": beta,
+                   "seed": seed, "match_curvature": True}  # fmt: skip
         rows = [
             {"opening": i, "sample": 0, "prompt": f"p{i}", "model": model, "completion": "a b",
              "log_ratio": 0.1, "kl": 0.1, "entropy": 1.0,
@@ -98,3 +101,12 @@ def test_order_of_slic_hf(tmp_path: Path, turned: bool, expected: float) -> None
     assert {row["method"]: row["gain"] for row in found["rows"]} == pytest.approx(
         {method: -logit if turned else logit for method, logit in table.items()}, rel=1e-4
     )
+
+
+def test_a_figure_between_two_strengths_lies_on_the_line_over_their_logarithm() -> None:
+    gains = torch.tensor([[[[0.0, 3.0, 1.0, 0.5]]]], dtype=torch.float64)  # first the reference's
+    at_beta = importlib.import_module("text_claims").at_beta
+    assert at_beta(gains, [0.01, 0.1, 1], 0.1).item() == 1
+    between = at_beta(gains, [0.01, 0.1, 1], 0.01 * 10**0.25).item()
+    assert between == pytest.approx(2.5, rel=1e-9)
+    assert at_beta(gains, [0.01, 0.1, 1], 2).isnan().all()
