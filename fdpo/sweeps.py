@@ -227,7 +227,7 @@ class Sweep:
         beta = self.beta(options)
         if not self.own.check_betas or beta in self.own.check_betas:
             return {beta: options}
-        return {beta: {**options, "beta": (str(beta),)} for beta in self.own.check_betas}
+        return {beta: {**options, "beta": (f"{beta:.12g}",)} for beta in self.own.check_betas}
 
     def beta(self, options: Options) -> float:
         """Returns the beta of a cell."""
