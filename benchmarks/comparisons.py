@@ -25,14 +25,23 @@ lie below the curve."""
 def at_level(means: Mapping[str, Tensor], figure: str, path: str, level: float) -> Tensor:
     """Returns a figure of each method where its curve crosses a level, shape (1 + draws, M).
 
-    NaN where a run of the method is missing or a seed's curve does not reach the level.
+    NaN where a seed's curve lacks a strength that another has or does not reach the level.
     """
     steps = means[path]
     if path in DISTANCES:
         steps, level = steps.clamp(min=0).sqrt(), math.sqrt(level)
     found = curves.along(means["kl"], steps, means[figure], level)
-    complete = means["kl"][0].isfinite().all(dim=-1)
-    return by_method(torch.where(complete, found, math.nan))
+    return by_method(torch.where(complete(means["kl"]), found, math.nan))
+
+
+def complete(values: Tensor) -> Tensor:
+    """Returns which seeds of which methods have all of its strengths, with shape (M, S).
+
+    Arguments:
+        values: A figure that every run has, with shape (1 + draws, M, S, 1 + K).
+    """
+    there = values[0].isfinite()
+    return (there == there.any(dim=1, keepdim=True)).all(dim=-1)
 
 
 def by_method(values: Tensor) -> Tensor:

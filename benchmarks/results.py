@@ -137,15 +137,26 @@ SMALL = (
     "--check_betas", 0.4, "--check_steps", 2,
 )  # fmt: skip
 """Options of the quick text sweep."""
+STEEP = ("fkl", "alpha", "jeffreys", "--alpha", 0.3, 0.5, 0.7)
+BETWEEN: dict[float, tuple[object, ...]] = {
+    0.35: ("--loss", "sigmoid", "hinge", "jsd", "chi2_kl"),
+    0.11: ("--loss", "hinge", "jsd", "ipo", *STEEP),
+    0.035: ("--loss", "ipo", *STEEP),
+    1.1: ("--loss", "chi2_kl"),
+}
+"""Methods that need further strengths, between which the levels of the questions lie."""
 
 
 def text(own: Arguments) -> None:
-    config = CONFIGS / "sweep_imdb.yaml"
+    config, between = CONFIGS / "sweep_imdb.yaml", CONFIGS / "sweep_imdb_between.yaml"
     small = ("--loss", "sigmoid", "jsd", "--beta", 0.02, 0.4, *SMALL) if own.quick else ()
     sweep = sweep_text(own, "--config", config, *small)
-    betas = (0.02, 0.4) if own.quick else yaml.safe_load(config.read_text())["beta"]
+    betas = {0.02, 0.4} if own.quick else {*yaml.safe_load(config.read_text())["beta"]}
+    for beta, methods in {} if own.quick else BETWEEN.items():
+        sweep_text(own, "--config", between, *methods, "--beta", beta)
+        betas.add(beta)
     call(
-        "benchmarks/text_results.py", "--sweep", sweep, "--betas", *betas,
+        "benchmarks/text_results.py", "--sweep", sweep, "--betas", *sorted(betas),
         "--output", f"{own.output}/text", *draws(own),
     )  # fmt: skip
 

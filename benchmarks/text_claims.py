@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from comparisons import against, at_level, by_method, verdict
+from comparisons import against, at_level, by_method, complete, verdict
 from text_runs import Measured
 from torch import Tensor
 
@@ -32,7 +32,8 @@ def claims(found: Measured, means: Mapping[str, Tensor]) -> list[dict[str, Any]]
     for figure, values in diverse.items():
         rows += against(figure, "at gain 0.5", values, found, "sigmoid", DIVERSE)
     rows += against("gain", "at kl 5", at_five, found, "jsd", JS)
-    largest = by_method(means["gain"][..., 1:].amax(dim=-1))  # NaN where a run is missing
+    gains = means["gain"][..., 1:].nan_to_num(-math.inf).amax(dim=-1)
+    largest = by_method(torch.where(complete(means["kl"]), gains, math.nan))
     rows += against("gain", "at its largest", largest, found, "fkl", FORWARD)
     values = at_beta(means["gain"], found.betas, 0.1)
     rows += against("gain", "at beta 0.1", values, found, "fkl", FORWARD)
@@ -51,18 +52,21 @@ def at_beta(values: Tensor, betas: Sequence[float], beta: float) -> Tensor:
     Arguments:
         values: The figure, with shape (1 + draws, M, S, 1 + K): of the reference and each strength.
         betas: The strengths in ascending order, with length K.
-        beta: The strength asked for; where it is none of them or between, all is NaN.
+        beta: The strength asked for; NaN for methods that have none on one side of it.
 
     Returns:
         Means over seeds, with shape (1 + draws, M).
     """
-    below = [k for k, one in enumerate(betas) if one <= beta]
-    above = [k for k, one in enumerate(betas) if one >= beta]
-    if not below or not above:
-        return by_method(torch.full_like(values[..., 0], math.nan))
-    k, j = below[-1], above[0]
-    share = 0.0 if k == j else math.log(beta / betas[k]) / math.log(betas[j] / betas[k])
-    return by_method(torch.lerp(values[..., 1 + k], values[..., 1 + j], share))
+    found = torch.full_like(values[..., 0], math.nan)
+    for m in range(values.shape[1]):
+        own = [k for k in range(len(betas)) if values[0, m, :, 1 + k].isfinite().all()]
+        below = [k for k in own if betas[k] <= beta]
+        above = [k for k in own if betas[k] >= beta]
+        if below and above:
+            k, j = below[-1], above[0]
+            share = 0.0 if k == j else math.log(beta / betas[k]) / math.log(betas[j] / betas[k])
+            found[:, m] = torch.lerp(values[:, m, :, 1 + k], values[:, m, :, 1 + j], share)
+    return by_method(found)
 
 
 def of_alphas(values: Tensor, methods: Sequence[str]) -> Tensor:

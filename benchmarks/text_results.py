@@ -108,13 +108,15 @@ def by_beta(found: Measured, means: Mapping[str, Tensor]) -> list[dict[str, Any]
     rows = []
     for m, method in enumerate(found.methods):
         for k, beta in enumerate([0.0, *found.betas]):
-            row: dict[str, Any] = {"method": method, "beta": beta}  # 0: the reference
+            row: dict[str, Any] = {}
             for name, values in means.items():
                 draws = curves.over_seeds(values[:, m, :, k])
-                spread = draws[draws.isfinite()]
-                row[name] = None if draws[0].isnan() else draws[0].item()
-                row[f"{name}_se"] = None if draws[0].isnan() else spread.std().item()
-            rows.append(row)
+                if not draws[0].isnan():
+                    row[name] = draws[0].item()
+                    row[f"{name}_se"] = draws[draws.isfinite()].std().item()
+            if row:
+                every = dict.fromkeys(f"{name}{end}" for name in means for end in ("", "_se"))
+                rows.append({"method": method, "beta": beta, **every, **row})  # 0: the reference
     return rows
 
 

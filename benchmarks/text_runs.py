@@ -57,14 +57,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures of every run, one for each opening or pair: NaN where a run is missing.
+    """Figures of every run, one for each opening or pair: NaN where there is no run.
 
     Arguments:
         methods: The names along the second dimension.
         betas: Those along the fourth, after the reference, which is the first point of a curve.
         seeds: Those along the third.
         figures: Name -> values with shape (P, M, S, 1 + K); ``kl`` is the distance.
-        missing: The runs that are not there; curves and answers go without their methods.
+        missing: Runs that are not there, of strengths that their method has with another seed;
+            curves and answers go without their methods.
     """
 
     methods: list[str]
@@ -132,8 +133,8 @@ def measured(cells: Sequence[Run], reward: str) -> Measured:
                 figures[name] = torch.full(shape, math.nan, dtype=torch.float64)
                 figures[name][:, :, :, 0] = base[:, None, None]
             figures[name][:, *place] = values
-    every = ((m, b, s) for m in methods for b in betas for s in seeds)
-    missing = [run for run in every if run not in taken]
+    strengths = dict.fromkeys((run.method, run.beta) for run in cells)
+    missing = [(m, b, s) for m, b in strengths for s in seeds if (m, b, s) not in taken]
     return Measured(methods, betas, seeds, figures, missing)
 
 
