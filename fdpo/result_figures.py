@@ -63,30 +63,55 @@ def distance_scale(axis: Any, ticks: Sequence[float]) -> None:
     axis.set_xlim(0, end)
 
 
-def plot_differences(axis: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+def plot_differences(axis: Any, rows: Iterable[Mapping[str, Any]], methods: Sequence[str]) -> None:
     """Draws differences with their intervals, a line for each method; filled if they are clear.
 
     Arguments:
         axis: Axes of matplotlib.
-        rows: With ``method``, ``difference``, ``low``, ``high`` and ``verdict``; what was not
-            reached is left out.
+        rows: With ``method``, ``difference``, ``low``, ``high`` and ``verdict``; of what was not
+            reached the line stays empty.
+        methods: The methods that have a line, from the top.
     """
     rows = list(rows)
-    reached = [row for row in rows if row["difference"] is not None][::-1]
-    for place, row in enumerate(reached):
+    reached = [row for row in rows if row["difference"] is not None]
+    places = {method: place for place, method in enumerate(reversed(methods))}
+    for row in reached:
         drawn = style(row["method"]) | {"linestyle": "none"}
         if row["verdict"] == "undecided":
             drawn["markerfacecolor"] = "white"
         ends = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
-        axis.errorbar([row["difference"]], [place], xerr=ends, elinewidth=1.6, **drawn)
-    axis.set_yticks(range(len(reached)), [label_of(*loss_of(row["method"])) for row in reached])
+        at = [places[row["method"]]]
+        axis.errorbar([row["difference"]], at, xerr=ends, elinewidth=1.6, **drawn)
+    axis.set_yticks(list(places.values()), [label_of(*loss_of(method)) for method in places])
+    axis.set_ylim(-0.6, len(methods) - 0.4)
     if reached:
         axis.axvline(0, color=OTHER, linewidth=0.8, zorder=0)
-        axis.set_ylim(-0.6, len(reached) - 0.4)
+        axis.locator_params(axis="x", nbins=4)
     else:
         reasons = "\n".join(sorted({row["verdict"] for row in rows}))
         axis.text(0.5, 0.5, reasons, ha="center", va="center", transform=axis.transAxes)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+WORDS = {
+    "gain": "reward", "entropy": "entropy", "distinct_2": "distinct-2", "nll": "held-out loss",
+    "calibration_error": "calibration error", "overconfidence": "over-confidence",
+}  # fmt: skip
+LEVELS = {
+    "kl": "{} nats of reverse KL", "js": "{} nats of JS", "gain": "a reward of {}",
+    "beta": "β = {}", "its": "its {}",
+}  # fmt: skip
+
+
+def in_words(question: str) -> str:
+    """Returns a question of ``benchmarks/text_results.py`` as people say it.
+
+    ``gain at kl 5`` is "reward at 5 nats of reverse KL".
+    """
+    start, slope, rest = question.rpartition("slope over α of ")
+    figure, _, where = rest.partition(" at ")
+    path, _, level = where.partition(" ")
+    return f"{start}{slope}{WORDS[figure]} at {LEVELS[path].format(level)}"
 
 
 def plot_calibration(axis: Any, rows: Iterable[Mapping[str, Any]], beta: float) -> None:

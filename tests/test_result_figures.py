@@ -66,16 +66,31 @@ def test_differences_are_filled_where_they_are_clear() -> None:
         {"method": "ipo", "difference": None, "low": None, "high": None, "verdict": "not reached"},
     ]
     axis = Figure().subplots()
-    result_figures.plot_differences(axis, rows)
-    assert [text.get_text() for text in axis.get_yticklabels()] == ["forward KL", "JS"]
+    result_figures.plot_differences(axis, rows, ["jsd", "ipo", "fkl"])
+    names = ["forward KL", "reverse KL, squared (IPO)", "JS"]  # from below
+    assert [text.get_text() for text in axis.get_yticklabels()] == names
     faces = {c[0].get_ydata()[0]: to_hex(c[0].get_markerfacecolor()) for c in axis.containers}
-    assert faces == {0: "#ffffff", 1: COLOURS["js"].lower()}
-    ends = axis.containers[1][2][0].get_segments()[0][:, 0].tolist()
+    assert faces == {0: "#ffffff", 2: COLOURS["js"].lower()}
+    ends = axis.containers[0][2][0].get_segments()[0][:, 0].tolist()
     assert ends == pytest.approx([0.1, 0.8])
 
 
 def test_why_there_is_no_difference_is_said() -> None:
     axis = Figure().subplots()
     rows = [{"method": "jsd", "difference": None, "verdict": "sigmoid not reached"}]
-    result_figures.plot_differences(axis, rows)
+    result_figures.plot_differences(axis, rows, ["jsd"])
     assert axis.texts[0].get_text() == "sigmoid not reached"
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ("gain at kl 5", "reward at 5 nats of reverse KL"),
+        ("distinct_2 at gain 0.25", "distinct-2 at a reward of 0.25"),
+        ("gain at its largest", "reward at its largest"),
+        ("slope over α of entropy at gain 0.5", "slope over α of entropy at a reward of 0.5"),
+        ("gain at beta 0.1", "reward at β = 0.1"),
+    ],
+)
+def test_questions_in_words(question: str, words: str) -> None:
+    assert result_figures.in_words(question) == words
