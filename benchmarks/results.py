@@ -7,6 +7,9 @@
 Parts: ``text`` (the sweep on IMDb), ``slic_hf`` (slic-hf's losses at its beta), ``completions``
 (scored completions of another model, given by ``--completions``), ``images`` (sweeps of the DDPM
 and the flow model), ``tabular`` (the world that is known exactly), ``notebook``.
+
+What the cells of the text sweep measured is kept in OUTPUT/text_cells, and their pairs in
+OUTPUT/text_pairs: these cells are not run again. Another ``--output`` and ``--runs`` begin anew.
 """
 
 from __future__ import annotations
