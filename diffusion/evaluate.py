@@ -37,6 +37,10 @@ class EvaluateArguments:
     sampling_steps: int = field(
         default=STEPS, metadata={"help": "evaluations of the model a picture"}
     )
+    reference_cache: str | None = field(
+        default=None,
+        metadata={"help": "folder of the reference's samples, or off; default: ~/.cache/fdpo"},
+    )
     output_dir: str = field(
         default="runs/diffusion-evaluation", metadata={"help": "folder of figures and pictures"}
     )
@@ -63,7 +67,7 @@ def main() -> None:
         folder = runs.prepare(own.output_dir, arguments.resolved(own), overwrite=True)
     metrics = compare(
         policy, base, process, folder, classifier=own.classifier, target=own.target,
-        samples=own.eval_samples, steps=own.sampling_steps,
+        samples=own.eval_samples, steps=own.sampling_steps, reference_cache=own.reference_cache,
     )  # fmt: skip
     runs.write_json(folder / runs.METRICS, metrics)
     print(table(metrics))

@@ -169,6 +169,7 @@ def main() -> None:
             found = compare(
                 trainer.finished(), base, process, folder, classifier=own.classifier,
                 target=own.target, samples=own.eval_samples, steps=own.sampling_steps,
+                reference_cache=training.reference_cache,
             )  # fmt: skip
             metrics |= found
             print(table(found))

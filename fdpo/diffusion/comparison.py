@@ -6,11 +6,13 @@ from pathlib import Path
 
 from torch import nn
 
-from fdpo.diffusion.digits import load_classifier, load_real_features
-from fdpo.diffusion.evaluation import path_kl, report
+from fdpo.diffusion.digits import judge, load_classifier, load_real_features
+from fdpo.diffusion.evaluation import HELD_OUT_SEED, Report, path_kl, sample_pictures
 from fdpo.diffusion.figures import draw_histogram, draw_samples
 from fdpo.diffusion.processes import Process
+from fdpo.diffusion.reference_pictures import reference_pictures
 from fdpo.estimators import flat
+from fdpo.reference_cache import OFF
 
 
 def compare(
@@ -23,23 +25,27 @@ def compare(
     target: int,
     samples: int,
     steps: int,
+    reference_cache: str | None = OFF,
 ) -> dict[str, float]:
     """Samples from both models with the same noise, judges the samples and draws them.
 
     Writes ``samples.png`` and ``histogram.png`` into the folder. Returns, for both (the base's with
     ``base_``), the share of the target among all samples, those out of distribution not counting;
     the share of these; the variety and, of enough of them, the diversity of the target's samples;
-    and the policy's path KL.
+    and the policy's path KL. The base's samples are kept in the folder ``reference_cache`` for
+    later comparisons, None for that in the user's cache folder; by default they are not.
     """
     judge_of_digits = load_classifier(classifier, next(policy.parameters()).device)
     real = load_real_features(classifier, target)
     base.to(next(policy.parameters()).device)
-    reports = {
-        label: report(
-            model, process, judge_of_digits, samples, steps=steps, progress=f"sampling {label}"
-        )
-        for label, model in (("before", base), ("after", policy))
+    options = {"steps": steps, "seed": HELD_OUT_SEED}
+    drawn = {
+        "before": reference_pictures(
+            base, process, samples, **options, folder=reference_cache, progress="sampling before"
+        ),
+        "after": sample_pictures(policy, process, samples, **options, progress="sampling after"),
     }
+    reports = {name: Report(shown, judge(judge_of_digits, shown)) for name, shown in drawn.items()}
     before, after = reports["before"], reports["after"]
     draw_samples(folder / "samples.png", before.pictures, after.pictures)
     draw_histogram(folder / "histogram.png", reports, target)

@@ -46,8 +46,8 @@ class DiffusionConfig(LossOptions):
         timesteps_per_pair: Draws of time and noise per pair, averaged inside :math:`\hat\ell`.
         repeat_draws: The epochs with times and noise of their own, which later ones repeat; 0: each
             has its own. Where draws repeat, the reference need not be run again.
-        reference_cache: Folder of the reference's errors, by default in the user's cache folder (or
-            ``$FDPO_CACHE``); ``off`` keeps none.
+        reference_cache: Folder of the reference's errors and samples, by default in the user's
+            cache folder (or ``$FDPO_CACHE``); ``off`` keeps none.
         optimizer: AdamW, or Adafactor, which keeps a row and a column of moments for a matrix.
         validation_steps: Updates between the validations that :meth:`DiffusionTrainer.train` is
             given; 0: none.
@@ -86,7 +86,7 @@ class DiffusionConfig(LossOptions):
     )
     reference_cache: str | None = field(
         default=None,
-        metadata={"help": "folder of the reference's errors, or off; default: ~/.cache/fdpo"},
+        metadata={"help": "folder of the reference's numbers, or off; default: ~/.cache/fdpo"},
     )
     output_dir: str | None = field(default=None, metadata={"help": "run folder"})
     max_train_steps: int = field(default=200, metadata={"help": "updates"})

@@ -132,3 +132,9 @@ def _scheduler(name: str, **where: str) -> Any:
     if config.get("_class_name") == "FlowMatchEulerDiscreteScheduler":
         return FlowMatchEulerDiscreteScheduler.from_config(config)
     return DDPMScheduler.from_config(config)
+
+
+def model_facts(model: nn.Module) -> dict[str, Any]:
+    """Returns a model's configuration, without where it came from."""
+    config = dict(getattr(model, "config", {}))
+    return {name: value for name, value in config.items() if not name.startswith("_")}

@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 
 from fdpo import runs
 from fdpo.diffusion.config import DiffusionConfig
+from fdpo.diffusion.models import model_facts
 from fdpo.diffusion.pairs import DrawnPairs, Pairs, Shuffled
 from fdpo.diffusion.processes import Process, errors, log_ratios
 from fdpo.interrupts import Interrupts
@@ -118,10 +119,12 @@ class DiffusionTrainer:
             config.repeat_draws,
             keyed=self.cache is not None,
         )
+        policy = self._adapted(model) if config.rank else model.requires_grad_(True)
         self.reference = None
         if compares and not config.rank:
-            self.reference = copy.deepcopy(model).requires_grad_(False).eval()
-        policy = self._adapted(model) if config.rank else model.requires_grad_(True)
+            # Not frozen, though it runs without gradients: on some CPUs torch multiplies by a frozen
+            # matrix in another order, and the policy would differ from it by rounding at the start.
+            self.reference = copy.deepcopy(policy).eval()
         trained = [p for p in policy.parameters() if p.requires_grad]
         optimizer = config.make_optimizer(trained)
         processes = self.accelerator.num_processes
@@ -438,12 +441,6 @@ class DiffusionTrainer:
             self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=self.step)
         if self.accelerator.is_main_process:
             runs.write_jsonl(Path(self.config.output_dir or ".") / LOG, self.log)
-
-
-def model_facts(model: nn.Module) -> dict[str, Any]:
-    """Returns a model's configuration, without where it came from."""
-    config = dict(getattr(model, "config", {}))
-    return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
 def _brief(row: Mapping[str, float]) -> str:

@@ -9,16 +9,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fdpo.diffusion import DDPM, Flow, PixelUNet
 from fdpo.diffusion.digits import NONE, DigitClassifier, Judged, judge, save_real_features
 from fdpo.diffusion.evaluation import Report
 from fdpo.diffusion.models import load, save
+from fdpo.diffusion.reference_pictures import reference_pictures
 from fdpo.preferences import read_groups, read_pairs
 from fdpo.rows import read_rows
 
@@ -100,6 +102,22 @@ def test_from_pictures_to_a_run_folder(
     )  # fmt: skip
     again = json.loads(Path("again/metrics.json").read_text())
     assert again["share"] == metrics["share"] and again["base_share"] == metrics["base_share"]
+
+
+def test_a_reference_is_sampled_once_for_all_that_compare_with_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, other = (PixelUNet(block_out_channels=(8, 16), norm_num_groups=4) for _ in range(2))
+    given: dict[str, Any] = {"model": model, "process": Flow(), "n": 3, "steps": 2}
+    fresh = reference_pictures(**given, folder="off")
+    kept = str(tmp_path)
+    assert torch.equal(reference_pictures(**given, folder=kept), fresh)
+    [file] = tmp_path.iterdir()
+    save_file({"pictures": fresh + 1}, file)
+    assert torch.equal(reference_pictures(**given, folder=kept), fresh + 1)  # read, not drawn again
+    for change in ({"process": DDPM()}, {"n": 4}, {"steps": 3}, {"seed": 5}, {"model": other}):
+        fresh = reference_pictures(**given | change, folder="off")
+        assert torch.equal(reference_pictures(**given | change, folder=kept), fresh)
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def shown(features: torch.Tensor) -> Report:
