@@ -122,8 +122,8 @@ class DiffusionTrainer:
         policy = self._adapted(model) if config.rank else model.requires_grad_(True)
         self.reference = None
         if compares and not config.rank:
-            # Not frozen, though it runs without gradients: on some CPUs torch multiplies by a frozen
-            # matrix in another order, and the policy would differ from it by rounding at the start.
+            # Not frozen, though it runs without gradients: on some CPUs torch multiplies by a
+            # frozen matrix in another order, and the untouched policy would differ by rounding.
             self.reference = copy.deepcopy(policy).eval()
         trained = [p for p in policy.parameters() if p.requires_grad]
         optimizer = config.make_optimizer(trained)

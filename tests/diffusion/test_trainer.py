@@ -1,6 +1,5 @@
 """The trainer of image models: its loss against formulas, its runs against each other."""
 
-import copy
 import inspect
 import json
 import subprocess
