@@ -368,6 +368,21 @@ def test_rates_between_the_strengths_that_are_checked_lie_on_a_power_law(
     assert sweep(*grid, *RATES) == 0 and events(ledger) == before
 
 
+def test_a_killed_sweep_keeps_the_rates_that_it_had_chosen(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the first method stand before the checks of the second have ended."""
+    monkeypatch.setenv("PAUSE", "0.1")
+    rates = ("--learning_rates", 0.05, 0.1, 0.5, "--check_steps", 4)  # none beyond is needed
+    process = run_forked("--beta", 0.1, 0.11, *rates)
+    wait_for(ledger, 3 * 6 + 3, process)
+    process.kill()
+    process.join()
+    cut_power(ledger)
+    [choice] = json.loads(Path("out/learning_rates.json").read_text()).values()
+    assert choice["learning_rate"] == 0.1
+
+
 def test_a_strength_that_is_checked_needs_no_other(
     sweep: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
