@@ -52,10 +52,11 @@ def restore(kept: Path, sweep: Path) -> int:
         for log in cell.logs():
             log.unlink()
         cell.folder.mkdir(parents=True)
+        if row["seconds"] is not None:
+            write_log(cell, row["seconds"])
+        row["run"] = placed(row["run"])
         for name, file in FILES.items():
-            if file == runs.METRICS and row["seconds"] is not None:
-                write_log(cell, row["seconds"])
-            runs.write_json(cell.folder / file, row[name] if name != "run" else placed(row[name]))
+            runs.write_json(cell.folder / file, row[name])
         found += 1
     unite_rates(sweep, source=kept, target=sweep)
     return found

@@ -122,10 +122,11 @@ def measured(cells: Sequence[Run], reward: str) -> Measured:
                 f"{run.seed}: a sweep's results need one run of each"
             )
         taken[key] = run.folder
-        if measurements(run.folder)["prompts"] != first:
+        here = measurements(run.folder)
+        if here["prompts"] != first:
             raise ValueError(f"{run.folder}: measured on other openings or pairs than others")
-        held_out = measurements(run.folder)["pairs"]
-        own = openings(run.folder, reward) | of_pairs(held_out["prompt"], held_out["margin"])
+        held_out = of_pairs(here["pairs"]["prompt"], here["pairs"]["margin"])
+        own = openings(run.folder, here["openings"], reward) | held_out
         place = methods.index(run.method), seeds.index(run.seed), 1 + betas.index(run.beta)
         for name, (values, base) in own.items():
             if name not in figures:
@@ -206,9 +207,16 @@ def of_openings(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def openings(folder: Path, reward: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """Returns what a run measured on each opening, if any: of policy, and of the reference."""
-    found = measurements(folder)["openings"]
+def openings(
+    folder: Path, found: Mapping[str, Any], reward: str
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Returns what a run measured on each opening, if any: of policy, and of the reference.
+
+    Arguments:
+        folder: The run's folder.
+        found: What :func:`of_openings` found in it.
+        reward: The scorer that decides.
+    """
     if not found:
         return {}
     deviation = runs.read_json(folder / runs.METRICS).get(f"base_{reward}_sd")

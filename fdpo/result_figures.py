@@ -93,10 +93,12 @@ def plot_differences(axis: Any, rows: Iterable[Mapping[str, Any]], methods: Sequ
     axis.spines[["top", "right"]].set_visible(False)
 
 
+#: What figures are called in a question.
 WORDS = {
     "gain": "reward", "entropy": "entropy", "distinct_2": "distinct-2", "nll": "held-out loss",
     "calibration_error": "calibration error", "overconfidence": "over-confidence",
 }  # fmt: skip
+#: What is equal there; a reward is one of so many standard deviations.
 LEVELS = {
     "kl": "{} nats of reverse KL", "js": "{} nats of JS", "gain": "a reward of {}",
     "beta": "β = {}", "its": "its {}",

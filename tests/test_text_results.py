@@ -139,8 +139,8 @@ def test_methods_may_have_strengths_of_their_own(
     assert [row["method"] for row in rows] == ["jsd"]
 
 
-def test_only_the_strengths_that_are_asked_for(sweep: Path, tmp_path: Path) -> None:
-    found = results_of(sweep, "--betas", 1, "--output", sweep / "text")
+def test_only_the_strengths_that_are_asked_for(sweep: Path) -> None:
+    found = results_of(sweep, "--betas", 1)
     assert {row["beta"] for row in found["curves"]["rows"]} == {0, 1}
     assert not found["curves"]["missing"]  # the runs of fkl at 0.1 are not
 
