@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from fdpo import learning_rates, sweeps
+from fdpo import sweeps
 from fdpo.options import LossOptions
 
 Sweep = Callable[..., int]
@@ -395,12 +395,6 @@ def test_a_strength_that_is_checked_needs_no_other(
     assert [(row["beta"], float(row["learning_rate"])) for row in table()] == [(0.4, 0.5)]
 
 
-def test_a_power_law_goes_through_two_rates_and_between_more() -> None:
-    assert learning_rates.power_law({0.3: 2e-4}, 7) == 2e-4
-    assert learning_rates.power_law({0.1: 4e-4, 10: 4e-5}, 1) == pytest.approx(1.26e-4)
-    assert learning_rates.power_law({1: 1e-3, 10: 4e-3, 100: 1e-3}, 10) == pytest.approx(1.59e-3)
-
-
 def test_a_method_without_a_rate_does_not_stop_the_rest(
     sweep: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -425,21 +419,6 @@ def test_a_check_that_fails_otherwise_is_tried_again(sweep: Sweep, ledger: Path)
     for _ in range(2):
         assert sweep("--beta", 13, *RATES) == 1
     assert Counter(what for what, _, _ in events(ledger)) == {"begin": 6}
-
-
-@pytest.mark.parametrize(
-    ("losses", "found"),
-    [
-        ({1e-4: 2.0, 2e-4: 1.0, 4e-4: 3.0}, None),
-        ({1e-4: 1.0, 2e-4: 2.0, 4e-4: math.inf}, 5e-5),
-        ({1e-4: 3.0, 3e-4: 2.0}, 9e-4),
-        ({1e-4: math.inf, 2e-4: math.inf}, 5e-5),
-        ({1e-4: 1.0, 2e-4: 1.0}, 5e-5),
-        ({1e-4: 1.0}, None),
-    ],
-)
-def test_the_next_rate_lies_beyond_the_best(losses: dict[float, float], found: float) -> None:
-    assert learning_rates.beyond(losses) == found
 
 
 def test_printed_commands_come_to_the_cells_past_a_rate_that_diverges(
