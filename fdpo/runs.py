@@ -182,10 +182,15 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that this file belongs to, with ``-dirty`` after changes."""
+    """The commit of the checkout that this file belongs to, with ``-dirty`` after changes.
+
+    Those of results (``results/``, ``results.ipynb``) do not count: they do not say how a run was
+    made.
+    """
     try:
         _git("ls-files", "--error-unmatch", Path(__file__).name)
-        return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        changed = _git("status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)results*")
+        return _git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
 

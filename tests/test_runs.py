@@ -199,8 +199,12 @@ def test_git_commit_is_that_of_the_library(tmp_path: Path, monkeypatch: pytest.M
     git("init")
     git("commit", "--allow-empty", "-m", "a repository that does not hold the file")
     assert runs.git_commit() is None
-    git("add", "runs.py")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/table.csv").write_text("")
+    git("add", "runs.py", "results")
     git("commit", "-m", "now it does")
     assert runs.git_commit() == git("rev-parse", "HEAD") != ""
+    (tmp_path / "results/table.csv").write_text("a result, which is no change of the program")
+    assert runs.git_commit() == git("rev-parse", "HEAD")
     (tmp_path / "runs.py").write_text("changed")
     assert runs.git_commit() == git("rev-parse", "HEAD") + "-dirty"
