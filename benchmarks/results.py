@@ -147,7 +147,9 @@ BETWEEN: dict[float, tuple[object, ...]] = {
     0.35: ("--loss", "sigmoid", "hinge", "jsd", "chi2_kl"),
     0.11: ("--loss", "hinge", "jsd", "ipo", *STEEP),
     0.035: ("--loss", "ipo", *STEEP),
-    1.1: ("--loss", "chi2_kl"),
+    1.1: ("--loss", "sigmoid", "chi2_kl"),
+    3.5: ("--loss", "chi2_kl"),
+    6: ("--loss", "chi2_kl"),
 }
 """Methods that need further strengths, between which the levels of the questions lie."""
 
