@@ -3,12 +3,12 @@
     python benchmarks/text_results.py --sweep runs/sweep-imdb
 
 Reads the run folders of the sweep's finished cells (and keeps in each what the statistic is made
-of) and writes ``OUTPUT_curves.json`` (each method's
-figures by beta), ``OUTPUT_questions.json`` (differences at equal distance and at equal reward, with
-their intervals, and the answers to published claims), ``OUTPUT_calibration.json`` (how often
-held-out pairs are right, by what the policy says of them, with errors clustered by prompt) and
-``OUTPUT_samples.json`` (completions of the same openings). Other errors and intervals are those of
-the bootstrap over openings and seeds of :mod:`fdpo.curves`; pairs are drawn by prompt. A sweep that
+of) and writes ``OUTPUT_curves.json`` (each method's figures by beta), ``OUTPUT_questions.json``
+(differences at equal distance and at equal reward, with their intervals; the answers to published
+claims; the betas that go as far), ``OUTPUT_calibration.json`` (how often held-out pairs are right,
+by what the policy says of them, with errors clustered by prompt) and ``OUTPUT_samples.json``
+(completions of the same openings). Other errors and intervals are those of the bootstrap over
+openings and seeds of :mod:`fdpo.curves`; pairs are drawn by prompt. A sweep that
 sampled nothing has only the curves and the calibration of its pairs.
 """
 
@@ -146,6 +146,24 @@ def questions(found: Measured, means: Mapping[str, Tensor]) -> list[dict[str, An
     return rows
 
 
+def strengths(found: Measured, means: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """Returns the beta at which each method goes as far as is asked, with its interval.
+
+    Its logarithm is joined by straight lines as all figures are; nearer to the reference than the
+    strongest beta that ran, there is none.
+    """
+    points = torch.tensor([math.inf, *found.betas], dtype=torch.float64).log()
+    every = {"kl": means["kl"], "log_beta": points.expand_as(means["kl"])}
+    rows = []
+    for level in dict(((f, p), levels) for f, p, levels in QUESTIONS)["gain", "kl"]:
+        values = at_level(every, "log_beta", "kl", level)
+        for m, method in enumerate(found.methods):
+            one = curves.difference(values[:, m])
+            ends = {name: math.exp(getattr(one, name)) for name in ("value", "low", "high")}
+            rows.append({"method": method, "kl": level, **ends})
+    return rows
+
+
 def samples(cells: Sequence[Run], found: Measured, means: Mapping[str, Tensor]) -> dict[str, Any]:
     """Returns completions of three openings by each method, at its beta nearest to 5 nats."""
     texts: dict[str, Any] = {"openings": [], "reference": [], "methods": {}}
@@ -189,7 +207,8 @@ def main() -> None:
     if "kl" not in means:  # nothing was sampled
         return
     asked, claimed = questions(found, means), claims(found, means)
-    write("questions", {"rows": asked + claimed, "answers": answers(claimed)})
+    far = strengths(found, means)
+    write("questions", {"rows": asked + claimed, "answers": answers(claimed), "strengths": far})
     write("samples", samples(cells, found, means))
     for row in asked + claimed:
         interval = json.dumps(plain([row["difference"], row["low"], row["high"]]))

@@ -121,6 +121,17 @@ def test_kept_cells_are_put_back_and_say_the_same(
         assert {**again[name], "arguments": None} == {**content, "arguments": None}
 
 
+def test_the_strength_that_goes_as_far_is_told(results: dict[str, Any]) -> None:
+    """Joined over the root of the distance: 12 nats at a beta of 0.1, 4 at 1."""
+    rows = {(row["method"], row["kl"]): row for row in results["questions"]["strengths"]}
+    share = (math.sqrt(12) - math.sqrt(10)) / (math.sqrt(12) - math.sqrt(4))
+    for method in ("sigmoid", "jsd"):
+        assert rows[method, 10]["value"] == pytest.approx(10 ** (share - 1), rel=1e-5)
+        assert rows[method, 10]["low"] <= rows[method, 10]["value"] <= rows[method, 10]["high"]
+        assert rows[method, 2]["value"] is None  # nearer than with any beta that ran
+    assert rows["ipo", 5]["value"] is rows["fkl", 10]["value"] is None  # too near; a run is missing
+
+
 def test_methods_may_have_strengths_of_their_own(
     sweep: Path, results: dict[str, Any], tmp_path: Path
 ) -> None:
