@@ -207,9 +207,8 @@ def completions(own: Arguments) -> None:
 
 def images(own: Arguments) -> None:
     small = (
-        "--loss", "sigmoid", "jsd", "--beta", 1, "--seed", 0, "--learning_rates", 1e-3,
-        "--check_steps", 2, "--max_train_steps", 4, "--train_batch_size", 8, "--eval_samples", 64,
-        "--data", "digits",
+        "--loss", "sigmoid", "jsd", "--beta", 1, "--seed", 0, "--max_train_steps", 4,
+        "--train_batch_size", 8, "--eval_samples", 64, "--data", "digits",
     )  # fmt: skip
     sweeps = []
     for model in ("ddpm", "flow"):

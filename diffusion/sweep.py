@@ -4,8 +4,8 @@
 
 Each cell is a run of ``diffusion/train.py``, whose options all may be given several values; the
 pairs are made by the first, and the reference is run once for a seed. ``--config
-diffusion/configs/sweep_mnist.yaml`` is a grid with a check of learning rates; ``--print`` gives the
-commands, for Slurm and others.
+diffusion/configs/sweep_mnist.yaml`` is the grid of results.ipynb; ``--print`` gives the commands,
+for Slurm and others.
 """
 
 from __future__ import annotations

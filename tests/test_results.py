@@ -57,6 +57,30 @@ def test_notebook_shows_without_javascript() -> None:
             assert not {"text/html", "application/javascript"} & set(output.get("data", {}))
 
 
+NUMBER = r"([−-]?\d*\.?\d+)"
+
+
+def test_what_the_first_cell_claims_of_text_is_in_the_results() -> None:
+    """Each ``DIFFERENCE (LOW to HIGH)`` is that of a question, and "undecided" where it is so."""
+    questions = json.loads((ROOT / "results/text_questions.json").read_text())
+    first = read(ROOT / "results.ipynb").cells[0].source
+    claimed = 0
+    for sentence in first.splitlines():
+        for words in re.findall(rf"{NUMBER} \({NUMBER} to {NUMBER}\)", sentence):
+            values = [float(word.replace("−", "-")) for word in words]
+            digits = len(words[0].partition(".")[2])
+            found = [
+                row["verdict"]
+                for row in questions["rows"]
+                if row["difference"] is not None
+                and values == [round(row[end], digits) for end in ("difference", "low", "high")]
+            ]
+            assert found, words
+            assert "undecided" not in found or "undecided" in sentence, words
+            claimed += 1
+    assert claimed >= 5
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [(("--parts", "txt"), "there is text, slic_hf"), (("--quickly",), "unknown option")],
