@@ -62,7 +62,9 @@ NUMBER = r"([−-]?\d*\.?\d+)"
 
 def test_what_the_first_cell_claims_of_text_is_in_the_results() -> None:
     """Each ``DIFFERENCE (LOW to HIGH)`` is that of a question, and "undecided" where it is so."""
-    questions = json.loads((ROOT / "results/text_questions.json").read_text())
+    rows = json.loads((ROOT / "results/text_questions.json").read_text())["rows"]
+    for one in json.loads((ROOT / "results/slic_hf.json").read_text())["correlations"]:
+        rows.append({**one, "difference": one["value"], "verdict": ""})
     first = read(ROOT / "results.ipynb").cells[0].source
     claimed = 0
     for sentence in first.splitlines():
@@ -71,7 +73,7 @@ def test_what_the_first_cell_claims_of_text_is_in_the_results() -> None:
             digits = len(words[0].partition(".")[2])
             found = [
                 row["verdict"]
-                for row in questions["rows"]
+                for row in rows
                 if row["difference"] is not None
                 and values == [round(row[end], digits) for end in ("difference", "low", "high")]
             ]
