@@ -5,12 +5,13 @@
 Its table is the mean sentiment logit after training, of 48 prompts with one sample each and one
 seed, with learning rates that differ by loss. Here all have the learning rate of the sweep's rule.
 Spearman's rank correlation of both, over its seven losses, with the interval of the bootstrap over
-openings.
+openings, and how often chance orders the losses as well.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import permutations
 from typing import Any
 
 import torch
@@ -65,6 +66,13 @@ def spearman(values: Tensor, published: Tensor) -> Tensor:
     return (mine * theirs).sum(dim=-1) / theirs.square().sum()
 
 
+def by_chance(value: float, size: int) -> float:
+    """Returns the share of orders of ``size`` things whose rank correlation is as far from 0."""
+    orders = torch.tensor(list(permutations(range(size))))
+    found = spearman(orders, torch.arange(size))
+    return (found.abs() >= abs(value) - 1e-9).double().mean().item()
+
+
 def main() -> None:
     (own,) = arguments.parse((Arguments,), program="slic_hf.py")
     with arguments.usage_errors():
@@ -92,8 +100,10 @@ def main() -> None:
                 continue
             draws = spearman(values, torch.tensor(list(table.values())))
             one = curves.difference(draws)
-            correlations.append({"beta": beta, **one._asdict()})
-            print(f"beta {beta:g}: {one.value:.2f} ({one.low:.2f} to {one.high:.2f})")
+            chance = by_chance(one.value, len(table))
+            correlations.append({"beta": beta, **one._asdict(), "by_chance": chance})
+            interval = f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})"
+            print(f"beta {beta:g}: {interval}, by chance in {chance:.3f}")
     record = {"arguments": arguments.resolved(own), "commits": commits_of(cells)}
     runs.write_json(own.output, plain(record | {"rows": rows, "correlations": correlations}))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import runpy
 import sys
 from pathlib import Path
@@ -97,6 +98,7 @@ def test_order_of_slic_hf(tmp_path: Path, turned: bool, expected: float) -> None
     found = json.loads(output.read_text())
     [one] = found["correlations"]
     assert one["beta"] == 1 and one["value"] == pytest.approx(expected)
+    assert one["by_chance"] == pytest.approx(2 / math.factorial(7))  # in its order, or turned round
     assert found["commits"] == ["abc"]
     assert {row["method"]: row["gain"] for row in found["rows"]} == pytest.approx(
         {method: -logit if turned else logit for method, logit in table.items()}, rel=1e-4
