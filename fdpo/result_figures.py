@@ -170,6 +170,8 @@ def plot_tabular(axes: Any, world: Mapping[str, Any]) -> None:
 def plot_digits(axes: Any, rows: Iterable[Mapping[str, Any]]) -> None:
     """Draws what came of image models by loss and strength, a row of axes for each model.
 
+    The larger a marker the stronger the beta; those of other preference losses are hollow.
+
     Arguments:
         axes: Axes of matplotlib, a row for each model, three in a row.
         rows: What ``benchmarks/image_results.py`` wrote.
@@ -177,16 +179,20 @@ def plot_digits(axes: Any, rows: Iterable[Mapping[str, Any]]) -> None:
     rows = list(rows)
     figures = {"share": "share of the target", "out_of_distribution": "share that is no digit",
                "variety": "variety (recall of real digits)"}  # fmt: skip
+    sizes = {beta: 4 + 3 * i for i, beta in enumerate(sorted({row["beta"] for row in rows}))}
     for line, model in zip(axes, dict.fromkeys(row["model"] for row in rows), strict=False):
         mine = [row for row in rows if row["model"] == model]
         for axis, (figure, label) in zip(line, figures.items(), strict=True):
             for row in mine:
-                drawn = style(method_of(row["loss"], row["alpha"])) | {"linestyle": "none"}
+                drawn = style(method_of(row["loss"], row["alpha"]))
+                if drawn["linestyle"] != "-":
+                    drawn["markerfacecolor"] = "white"
+                drawn |= {"linestyle": "none", "markersize": sizes[row["beta"]]}
                 if drawn["label"] in axis.get_legend_handles_labels()[1]:
                     drawn["label"] = None
                 error = row.get(f"{figure}_se")
                 axis.errorbar(row["path_kl"], row[figure], yerr=error, elinewidth=0.8, **drawn)
             axis.axhline(mine[0][f"base_{figure}"], color=OTHER, linewidth=0.8, linestyle="--")
-            axis.set(xscale="log", xlabel="path KL, nats", ylabel=label)
+            axis.set(xlabel="path KL, nats", ylabel=label)
             axis.set_title(model, loc="left")
             tidy(axis)
