@@ -21,7 +21,8 @@ from typing import Any
 from side_by_side import Row, alone, alternate, ratio, table, values
 from text_training import DEFAULTS, WARM, Setting, prepare, timed
 
-from fdpo import arguments, preferences
+from fdpo import preferences
+from fdpo.cli import arguments
 
 COMPLETION = 16  # tokens
 
@@ -97,7 +98,7 @@ def prepared(point: Point, folder: Path, own: Arguments) -> Setting:
     """Writes the model and the pairs of a point."""
     folder.mkdir()
     setting, updates = Setting(folder, point.pairs, 1024, own.bf16), WARM + own.updates
-    pairs, _ = preferences.pairs_of(groups(point, words(own.data_root), updates), rule="all")
+    pairs, _ = preferences.make_pairs(groups(point, words(own.data_root), updates), rule="all")
     prepare(setting, own.data_root, point.size, pairs, updates)
     return setting
 
@@ -122,7 +123,7 @@ def main() -> None:
     (own,) = arguments.parse((Arguments,), program="cost_growth.py")
     with tempfile.TemporaryDirectory() as name:
         points = dict.fromkeys(point for _, point in POINTS)
-        with arguments.usage_errors():
+        with arguments.usage_errors("cost_growth.py"):
             settings = {
                 point: prepared(point, Path(name) / str(number), own)
                 for number, point in enumerate(points)

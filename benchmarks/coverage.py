@@ -23,8 +23,9 @@ from text_runs import moments_of
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fdpo import arguments, curves
-from fdpo.calibration import BINS, right
+from fdpo import curves
+from fdpo.cli import arguments
+from fdpo.estimators.calibration import BINS, right
 
 METHODS, SEEDS, OPENINGS, PAIRS = 10, 3, 300, 310
 

@@ -38,12 +38,12 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from torch.utils.data import default_collate
 
-from fdpo import arguments
-from fdpo.diffusion import DDPM, DiffusionConfig, DiffusionTrainer, PicturePairs
+from fdpo.cli import arguments
+from fdpo.diffusion import DDPM, DiffusionConfig, DiffusionTrainer, ImagePairs
 from fdpo.diffusion.models import load
-from fdpo.diffusion.pictures import load_mnist, target_pairs
-from fdpo.processes import keep_freed_memory
-from fdpo.reference_cache import OFF
+from fdpo.runs.cache import OFF
+from fdpo.runs.distributed import keep_freed_memory
+from fdpo.tasks.mnist_data import load_mnist, target_pairs
 
 SIDES = ("plain", "plain, memory kept", "fdpo, first epoch", "fdpo, repeated")
 PLAIN, PLAIN_KEPT, FIRST, REPEATED = SIDES
@@ -122,7 +122,7 @@ class Sides:
         generator = torch.Generator().manual_seed(0)
         pictures, labels = load_mnist(own.data_root)
         number = own.batch * own.updates
-        self.pairs: PicturePairs = target_pairs(pictures, labels, DIGIT, number, generator)
+        self.pairs: ImagePairs = target_pairs(pictures, labels, DIGIT, number, generator)
 
     def plain(self) -> Plain:
         """Makes the published step."""
@@ -205,7 +205,7 @@ def main() -> None:
     (own,) = arguments.parse((Arguments,), program="diffusion_speed.py")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with arguments.usage_errors():
+        with arguments.usage_errors("diffusion_speed.py"):
             found = Sides(own, folder).disagreement()
         require_agreement(found, own.bf16)
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from programs import ROOT
 
-from fdpo import arguments
-from fdpo.diffusion.digits import load_classifier, measured
-from fdpo.diffusion.pictures import load_mnist
+from fdpo.cli import arguments
+from fdpo.tasks.mnist import load_classifier, measured
+from fdpo.tasks.mnist_data import load_mnist
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Arguments:
 
 def main() -> None:
     (own,) = arguments.parse((Arguments,), program="digit_classifier.py")
-    with arguments.usage_errors():
+    with arguments.usage_errors("digit_classifier.py"):
         classifier = load_classifier(own.classifier)
         pictures, labels = load_mnist(own.data_root, train=False)
     for name, share in measured(classifier, pictures, labels).items():

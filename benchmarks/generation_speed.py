@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from side_by_side import Row, alternate, now, ratio, table, values
 
-from fdpo import arguments, preferences
-from fdpo.llm.generation import sample
+from fdpo import preferences
+from fdpo.cli import arguments
+from fdpo.llm.generation.sampling import sample
 from fdpo.llm.models import load_model, load_tokenizer
 from fdpo.scorers import Scorer, get_scorer
 
@@ -117,7 +118,7 @@ def summary(rows: list[Row]) -> str:
 
 def main() -> None:
     (own,) = arguments.parse((Arguments,), program="generation_speed.py")
-    with arguments.usage_errors():
+    with arguments.usage_errors("generation_speed.py"):
         generation, scorer = Generation(own), get_scorer(own.scorer)
         groups = preferences.read_groups(Path(own.data_root) / OPENINGS)
     prompts = [group.prompt for group in groups[: own.prompts]]

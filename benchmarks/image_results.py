@@ -14,11 +14,12 @@ from typing import Any
 
 from text_runs import plain
 
-from fdpo import arguments, runs
-from fdpo.diffusion.evaluation import HELD_OUT_SEED, sample_pictures
+from fdpo import runs
+from fdpo.cli import arguments
+from fdpo.diffusion.evaluate import HELD_OUT_SEED, sample_images
+from fdpo.diffusion.images import tiled, to_image
 from fdpo.diffusion.models import load
-from fdpo.diffusion.pictures import tiled, to_image
-from fdpo.plotting import label_of
+from fdpo.plotting import method_label
 
 FIGURES = (
     "share", "share_se", "out_of_distribution", "out_of_distribution_se", "variety", "path_kl",
@@ -69,7 +70,9 @@ def shown(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
         mine = [row for row in rows if (row["loss"], row["alpha"]) == (loss, alpha)]
         mine = sorted((r for r in mine if r["seed"] == mine[0]["seed"]), key=lambda r: r["beta"])
         middle = mine[len(mine) // 2]
-        found.append((f"{label_of(loss, alpha)}, β = {middle['beta']:g}", str(middle["folder"])))
+        found.append(
+            (f"{method_label(loss, alpha)}, β = {middle['beta']:g}", str(middle["folder"]))
+        )
     return found
 
 
@@ -79,7 +82,7 @@ def draw(path: str, lines: list[tuple[str, str]], columns: int) -> None:
 
     figure = Figure(figsize=(8.5, 0.55 * len(lines)), layout="constrained")
     for axis, (label, model) in zip(figure.subplots(len(lines), 1), lines, strict=True):
-        pictures = sample_pictures(*load(model), columns, seed=HELD_OUT_SEED)
+        pictures = sample_images(*load(model), columns, seed=HELD_OUT_SEED)
         row = tiled(pictures, columns)
         axis.imshow(to_image(row), cmap="gray", vmin=0, vmax=255)
         axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
@@ -90,7 +93,7 @@ def draw(path: str, lines: list[tuple[str, str]], columns: int) -> None:
 
 def main() -> None:
     (own,) = arguments.parse((Arguments,), program="image_results.py")
-    with arguments.usage_errors():
+    with arguments.usage_errors("image_results.py"):
         tables = [cells(sweep) for sweep in own.sweeps]
     draw(f"{own.output}.png", [line for rows in tables for line in shown(rows)], own.columns)
     kept = [

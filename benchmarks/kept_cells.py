@@ -23,11 +23,12 @@ from typing import Any
 from programs import ROOT
 from text_runs import MEASURED, Run, measurements
 
-from fdpo import arguments, learning_rates, runs
-from fdpo.cells import Cell, seconds
-from fdpo.learning_rates import LearningRates
-from fdpo.locks import locked
-from fdpo.rows import read_rows, write_rows
+from fdpo import runs
+from fdpo.cli import arguments, learning_rates
+from fdpo.cli.cells import Cell, seconds
+from fdpo.cli.learning_rates import LearningRates
+from fdpo.runs.locks import locked
+from fdpo.runs.rows import read_rows, write_rows
 
 FILES = {"run": runs.RECORD, "measured": MEASURED, "metrics": runs.METRICS}
 """The files of a cell by their names in a row; the last one says that it is finished."""

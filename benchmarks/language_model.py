@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fdpo import arguments, runs
-from fdpo.llm import pretraining
+from fdpo import runs
+from fdpo.cli import arguments
 from fdpo.llm.models import load_model, load_tokenizer
-from fdpo.llm.pretraining import Splits, load_texts
+from fdpo.tasks import imdb as pretraining
+from fdpo.tasks.imdb import Splits, load_texts
 
 ROOT = Path(__file__).resolve().parents[1]
 Tokens = NDArray[np.int64]
@@ -110,7 +111,7 @@ def xz_bits(splits: Splits) -> float:
 
 def main() -> None:
     (own,) = arguments.parse((Arguments,), program="language_model.py")
-    with arguments.usage_errors():
+    with arguments.usage_errors("language_model.py"):
         splits = load_texts(own.dataset)
         model, tokenizer = load_model(own.model), load_tokenizer(own.model)
     figures = pretraining.language_model_figures(model, tokenizer, splits.test)

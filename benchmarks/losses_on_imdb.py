@@ -17,7 +17,8 @@ from pathlib import Path
 
 from programs import ROOT, cell, log, mean, run, trained
 
-from fdpo import arguments, runs
+from fdpo import runs
+from fdpo.cli import arguments
 
 RUNS = Path("runs/losses-on-imdb")
 STRENGTH = ("beta", "learning_rate", "match_curvature", "tail", "sft_weight", "loser_gradient")

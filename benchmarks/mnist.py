@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from programs import ROOT, cell, log, trained
 
-from fdpo import arguments, runs
+from fdpo import runs
+from fdpo.cli import arguments
 
 RECIPE = "--learning_rate 1e-3 --lr_scheduler cosine --use_ema --ema_decay 0.95"
 MIXED = f"{RECIPE} --kappa 10 --loser_gradient 1"

@@ -23,8 +23,8 @@ from text_training import SIDES, Setting, prepare, trainer_of
 from torch.profiler import ProfilerActivity, profile
 from training_speed import BATCH, load_pairs
 
-from fdpo import arguments
-from fdpo.processes import keep_freed_memory
+from fdpo.cli import arguments
+from fdpo.runs.distributed import keep_freed_memory
 
 
 @dataclass
@@ -70,7 +70,7 @@ def images(own: Arguments, folder: Path) -> Callable[[], Any]:
 def main() -> None:
     (own,) = arguments.parse((Arguments,), program="profiles.py")
     with tempfile.TemporaryDirectory() as name:
-        with arguments.usage_errors():
+        with arguments.usage_errors("profiles.py"):
             train = (text if own.what == "text" else images)(own, Path(name))
         with profile(activities=[ProfilerActivity.CPU]) as found:
             train()

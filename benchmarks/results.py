@@ -27,7 +27,9 @@ from pathlib import Path
 import yaml
 from programs import ROOT
 
-from fdpo import arguments, rows, runs
+from fdpo import runs
+from fdpo.cli import arguments
+from fdpo.runs import rows
 
 PARTS = ("text", "slic_hf", "completions", "images", "tabular", "notebook")
 CONFIGS = ROOT / "train_dpo/configs"

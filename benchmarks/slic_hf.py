@@ -19,9 +19,10 @@ from text_results import resampled
 from text_runs import Run, commits_of, finished, measured, plain
 from torch import Tensor
 
-from fdpo import arguments, curves, runs
-from fdpo.losses import resolve_loss
-from fdpo.plotting import loss_of
+from fdpo import curves, runs
+from fdpo.cli import arguments
+from fdpo.losses.names import resolve_loss
+from fdpo.plotting import parse_method
 
 PUBLISHED = {
     0.1: {
@@ -51,7 +52,7 @@ class Arguments:
 def its_beta(run: Run) -> float:
     """Returns the strength of a run as slic-hf counts it, which does not match slopes."""
     options = runs.read_json(run.folder / runs.RECORD)["options"]
-    curvature = resolve_loss(*loss_of(run.method))[0].curvature
+    curvature = resolve_loss(*parse_method(run.method))[0].curvature
     return run.beta / curvature if options.get("match_curvature") else run.beta
 
 
@@ -75,7 +76,7 @@ def by_chance(value: float, size: int) -> float:
 
 def main() -> None:
     (own,) = arguments.parse((Arguments,), program="slic_hf.py")
-    with arguments.usage_errors():
+    with arguments.usage_errors("slic_hf.py"):
         cells = [replace(run, beta=its_beta(run)) for run in finished(own.sweep)]
         cells = [run for run in cells if run.beta in BETAS and run.method in PUBLISHED[0.1]]
         if not cells:

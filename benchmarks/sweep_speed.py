@@ -37,7 +37,7 @@ from text_training import (
 )
 from training_speed import BATCH, load_pairs
 
-from fdpo import arguments
+from fdpo.cli import arguments
 
 Options = dict[str, Any]
 ALPHA = {"f_divergence_type": "alpha_divergence"}
@@ -105,7 +105,7 @@ def main() -> None:
     (own,) = arguments.parse((Arguments,), program="sweep_speed.py")
     with tempfile.TemporaryDirectory() as name:
         setting = Setting(Path(name), own.batch, bf16=own.bf16)
-        with arguments.usage_errors():
+        with arguments.usage_errors("sweep_speed.py"):
             pairs = load_pairs("groups", own.data_root)
             prepare(setting, own.data_root, own.size, pairs, own.updates)
         differences = alone(disagreements, setting)

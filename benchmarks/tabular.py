@@ -3,7 +3,7 @@
     python benchmarks/tabular.py
 
 Dirichlet references and normal rewards. For each divergence: the entropy and the reverse KL of the
-policy with the largest reward less beta times the divergence (``fdpo.tabular``), at equal shares of
+policy with the largest reward less beta times the divergence (``fdpo.estimators.optimum``), at equal shares of
 the reward that the best response has over the reference, averaged over the worlds, and how much
 more they are than the reverse KL's in the same world; and in the first world the policies of all
 divergences at one of these shares.
@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fdpo import Divergence, arguments, curves, get_divergence, runs
-from fdpo.estimators import mean
+from fdpo import Divergence, curves, get_divergence, runs
+from fdpo.cli import arguments
+from fdpo.estimators.estimate import mean
+from fdpo.estimators.optimum import optimal_policy
 from fdpo.plotting import SHOWN
-from fdpo.tabular import optimal_policy
 
 SHARES = [round(0.05 * step, 2) for step in range(1, 20)]
 BASELINE = "reverse KL (DPO)"

@@ -14,7 +14,7 @@ from text_runs import BINS, Run, bin_of, measurements, says_probability
 from torch import Tensor
 
 from fdpo import estimators
-from fdpo.calibration import right
+from fdpo.estimators.calibration import right
 
 
 def calibration_error(moments: Tensor, prompts: int) -> Tensor:

@@ -38,7 +38,8 @@ from text_runs import (
 )
 from torch import Tensor
 
-from fdpo import arguments, curves, runs
+from fdpo import curves, runs
+from fdpo.cli import arguments
 
 BASELINE = "sigmoid"
 QUESTIONS: tuple[tuple[str, str, tuple[float, ...]], ...] = (
@@ -186,7 +187,7 @@ def samples(cells: Sequence[Run], found: Measured, means: Mapping[str, Tensor]) 
 
 def main() -> None:
     (own,) = arguments.parse((Arguments,), program="text_results.py")
-    with arguments.usage_errors():
+    with arguments.usage_errors("text_results.py"):
         cells = finished(own.sweep, own.betas)
         found = measured(cells, own.reward)
     means = resampled(found, own.draws)

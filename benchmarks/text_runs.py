@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
 
-from fdpo import diversity, estimators, get_divergence, runs
-from fdpo.calibration import right
-from fdpo.learning_rates import mean_figure
-from fdpo.losses import resolve_loss
-from fdpo.plotting import loss_of, method_of
-from fdpo.rows import read_rows
+from fdpo import estimators, get_divergence, runs
+from fdpo.cli.learning_rates import mean_figure
+from fdpo.estimators import diversity
+from fdpo.estimators.calibration import right
+from fdpo.losses.names import resolve_loss
+from fdpo.plotting import method_name, parse_method
+from fdpo.runs.rows import read_rows
 
 MEASURED = "measured.json"
 """The file in a run folder with what was measured on each opening and pair."""
@@ -35,7 +36,7 @@ OF_PROBABILITIES = ("nll", "overconfidence", "calibration_error")
 
 def says_probability(method: str) -> bool:
     """Returns whether a method's margins are fitted as log-odds, as IPO's and hinge's are not."""
-    return resolve_loss(*loss_of(method))[1] == "logistic"
+    return resolve_loss(*parse_method(method))[1] == "logistic"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Run:
     def of(folder: Path) -> Run:
         """Reads what a run folder says of itself."""
         options = runs.read_json(folder / runs.RECORD)["options"]
-        method = method_of(options["loss"], options["alpha"])
+        method = method_name(options["loss"], options["alpha"])
         return Run(folder, method, options["beta"], options["seed"])
 
 

@@ -32,8 +32,9 @@ from text_training import (
     timed,
 )
 
-from fdpo import arguments, preferences
-from fdpo.rows import read_rows
+from fdpo import preferences
+from fdpo.cli import arguments
+from fdpo.runs.rows import read_rows
 
 BATCH = {"groups": 6, "dialogues": 4, "pairs": 4}
 FILES = {
@@ -75,7 +76,7 @@ class Arguments:
 def load_pairs(data: str, data_root: str) -> list[preferences.Pair]:
     """Loads the pairs; groups become pairs by rank."""
     file = Path(data_root) / FILES[data]
-    rank = preferences.RankArguments(rule=RULES[data]) if data in RULES else None
+    rank = preferences.PairingConfig(rule=RULES[data]) if data in RULES else None
     return preferences.preferences_from_rows(read_rows(file), str(file), rank)[0]
 
 
@@ -102,7 +103,7 @@ def main() -> None:
     (own,) = arguments.parse((Arguments,), program="training_speed.py")
     with tempfile.TemporaryDirectory() as name:
         setting = Setting(Path(name), own.batch, own.max_length, own.bf16)
-        with arguments.usage_errors():
+        with arguments.usage_errors("training_speed.py"):
             pairs = load_pairs(own.data, own.data_root)
             prepare(setting, own.data_root, own.size, pairs, WARM + own.updates)
         differences = alone(disagreement, setting)

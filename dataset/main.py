@@ -23,10 +23,13 @@ from typing import Any, Literal
 
 from huggingface_hub import HfApi
 
-from fdpo import arguments, preference_sets, preferences, runs
-from fdpo.llm import feedback, models
-from fdpo.llm.prompts import own_openings, read_prompts
-from fdpo.processes import keep_freed_memory, processes
+from fdpo import preferences, runs
+from fdpo.cli import arguments
+from fdpo.llm import models
+from fdpo.llm.generation import feedback
+from fdpo.llm.generation.prompts import own_openings, read_prompts
+from fdpo.preferences import dataset as preference_sets
+from fdpo.runs.distributed import keep_freed_memory, partial_state
 from fdpo.scorers import get_scorer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,7 +79,7 @@ class SourceArguments:
 
 
 @dataclass
-class PictureArguments:
+class ImageArguments:
     """Pictures and scorer."""
 
     model: str = field(
@@ -123,7 +126,7 @@ class PictureArguments:
             if getattr(self, name) != getattr(type(self), name):
                 place = "with" if self.prompts else "without"
                 raise ValueError(f"--{name} has no effect {place} --prompts")
-        from fdpo.diffusion.feedback import require_digit  # diffusers is for pictures only
+        from fdpo.tasks.mnist_feedback import require_digit  # diffusers is for pictures only
 
         if self.completions == 0:
             self.completions = 4 if self.prompts else 64
@@ -141,7 +144,7 @@ class PictureArguments:
 
 
 @dataclass
-class DatasetArguments(preferences.RankArguments):
+class DatasetArguments(preferences.PairingConfig):
     """Pairs and output."""
 
     modality: Literal["text", "image"] = field(
@@ -168,7 +171,7 @@ def main() -> None:
     described = (__doc__ or "").split("\n")[0]
     if pictures_wanted():
         what, own = arguments.parse(
-            (PictureArguments, DatasetArguments),
+            (ImageArguments, DatasetArguments),
             program="main.py --modality image",
             description=described.replace("completions of a model", "pictures of a model"),
             check=require_effect,
@@ -193,7 +196,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print(f"\ninterrupted; the same command goes on with {folder}")
         sys.exit(130)
-    if processes().is_main_process:
+    if partial_state().is_main_process:
         report(folder, counts, own.push_to_hub)
 
 
@@ -223,7 +226,12 @@ def require_effect(*given: Any) -> None:
 def start(folder: Path, options: dict[str, Any]) -> bool:
     """Makes the folder or goes on with it; says whether its data set is complete."""
     started = (folder / runs.RECORD).exists()
-    if processes().is_main_process and not started and folder.is_dir() and any(folder.iterdir()):
+    if (
+        partial_state().is_main_process
+        and not started
+        and folder.is_dir()
+        and any(folder.iterdir())
+    ):
         raise ValueError(f"--output_dir {folder} holds something else: choose another")
     runs.prepare(folder, options, resume="parts" if started else None)
     return (folder / "README.md").exists()
@@ -232,9 +240,9 @@ def start(folder: Path, options: dict[str, Any]) -> bool:
 def pair(own: DatasetArguments, folder: Path, options: dict[str, Any]) -> Counter[str]:
     """Pairs and splits scored groups of a file."""
     file = str(own.groups)
-    with arguments.usage_errors():
+    with arguments.usage_errors("main.py"):
         groups = preferences.read_groups(file)
-        preferences.pairs_of(groups, **own.ranking(), source=file)
+        preferences.make_pairs(groups, **own.ranking(), source=file)
         if start(folder, options):
             return Counter()
     facts = {"groups": Path(file).name} | pairing(own)
@@ -250,14 +258,14 @@ def generate_texts(
 ) -> Counter[str]:
     """Completes, scores, pairs and splits."""
     words, parts = source.prompt_words or None, folder / "parts"
-    with arguments.usage_errors():
+    with arguments.usage_errors("main.py"):
         tokenizer = models.load_tokenizer(source.model)
-        model = models.load_model(source.model, processes().device, source.dtype)
+        model = models.load_model(source.model, partial_state().device, source.dtype)
         scorer = get_scorer(
             source.scorer,
             label=source.scorer_label,
             logit=source.scorer_logit,
-            device=processes().device,
+            device=partial_state().device,
         )
         asked = [""]
         if source.prompts != "model":
@@ -276,21 +284,22 @@ def generate_texts(
 
 
 def generate_pictures(
-    what: PictureArguments, own: DatasetArguments, folder: Path, options: dict[str, Any]
+    what: ImageArguments, own: DatasetArguments, folder: Path, options: dict[str, Any]
 ) -> Counter[str]:
     """Samples, scores and pairs."""
-    from fdpo.diffusion import feedback, models
-    from fdpo.diffusion.digits import load_classifier
+    from fdpo.diffusion import models
+    from fdpo.tasks import mnist_feedback as feedback
+    from fdpo.tasks.mnist import load_classifier
 
     keep_freed_memory()
-    device = processes().device
-    with arguments.usage_errors():
+    device = partial_state().device
+    with arguments.usage_errors("main.py"):
         model, process = models.load(what.model, device)
         if what.scorer:
             scorer = get_scorer(what.scorer)
         else:
             classifier = load_classifier(what.classifier, device)
-            scorer = feedback.digit_scorer(classifier, what.target, models.shape_of(model))
+            scorer = feedback.digit_scorer(classifier, what.target, models.image_shape(model))
         if start(folder, options):
             return Counter()
     facts = plain(what.facts() | own.ranking() | {"seed": own.seed})
@@ -301,18 +310,18 @@ def generate_pictures(
 
 
 def generate_prompted(
-    what: PictureArguments, own: DatasetArguments, folder: Path, options: dict[str, Any]
+    what: ImageArguments, own: DatasetArguments, folder: Path, options: dict[str, Any]
 ) -> Counter[str]:
     """Draws prompts with Stable Diffusion, scores, pairs and splits."""
     import torch
 
-    from fdpo.diffusion import picture_feedback
-    from fdpo.diffusion.picture_scorers import get_picture_scorer
-    from fdpo.diffusion.prompts import read_prompts
-    from fdpo.diffusion.stable_diffusion import GUIDANCE, load_trained
+    from fdpo.diffusion.text_to_image import feedback as picture_feedback
+    from fdpo.diffusion.text_to_image.pipeline import GUIDANCE, load_trained
+    from fdpo.diffusion.text_to_image.prompts import read_prompts
+    from fdpo.diffusion.text_to_image.scorers import get_image_scorer
 
-    device = processes().device
-    with arguments.usage_errors():
+    device = partial_state().device
+    with arguments.usage_errors("main.py"):
         asked = read_prompts(str(what.prompts), what.num_prompts)
         dtype = getattr(torch, what.dtype or "float32", None)
         if not isinstance(dtype, torch.dtype):
@@ -320,7 +329,7 @@ def generate_prompted(
         model = load_trained(what.model, device, dtype)
         resolution = what.resolution or model.resolution
         model.latent_shape(resolution)
-        scorer = get_picture_scorer(what.scorer or "pickscore", device)
+        scorer = get_image_scorer(what.scorer or "pickscore", device)
         if start(folder, options):
             return Counter()
     drawing = {

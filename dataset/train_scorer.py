@@ -21,10 +21,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from fdpo import arguments, runs
-from fdpo.llm import pretraining
+from fdpo import runs
+from fdpo.cli import arguments
 from fdpo.llm.models import load_tokenizer
 from fdpo.scorers import get_scorer
+from fdpo.tasks import imdb as pretraining
 
 LABELS = ("negative", "positive")
 LONG, SHORT = 256, (16, 64)  # tokens of the pieces that a review is trained on
@@ -114,7 +115,7 @@ def main() -> None:
         description=(__doc__ or "").split("\n")[0],
         common=COMMON,
     )
-    with arguments.usage_errors():
+    with arguments.usage_errors("train_scorer.py"):
         checkpoint = runs.checkpoint(training.output_dir, training.resume_from_checkpoint)
         splits = pretraining.load_texts(own.dataset, own.held_out)
         if set(splits.labels.values()) != {0, 1}:

@@ -14,13 +14,20 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from fdpo import arguments, runs
-from fdpo.diffusion.picture_scorers import get_picture_scorer
-from fdpo.diffusion.prompts import read_prompts
-from fdpo.diffusion.side_by_side import draw_sheet, table, win_rates, write_page
-from fdpo.diffusion.stable_diffusion import GUIDANCE, STEPS, StableDiffusion, base_of, load_trained
-from fdpo.processes import processes
-from fdpo.seeds import derived_seed
+from fdpo import runs
+from fdpo.cli import arguments
+from fdpo.diffusion.text_to_image.compare import draw_sheet, table, win_rates, write_page
+from fdpo.diffusion.text_to_image.pipeline import (
+    GUIDANCE,
+    STEPS,
+    StableDiffusion,
+    base_of,
+    load_trained,
+)
+from fdpo.diffusion.text_to_image.prompts import read_prompts
+from fdpo.diffusion.text_to_image.scorers import get_image_scorer
+from fdpo.runs.distributed import partial_state
+from fdpo.runs.seeds import derived_seed
 
 
 @dataclass
@@ -80,10 +87,10 @@ def main() -> None:
     (own,) = arguments.parse(
         (CompareArguments,), program="compare.py", description=(__doc__ or "").split("\n")[0]
     )
-    device, dtype = processes().device, getattr(torch, own.dtype)
-    with arguments.usage_errors():
+    device, dtype = partial_state().device, getattr(torch, own.dtype)
+    with arguments.usage_errors("compare.py"):
         prompts = read_prompts(own.prompts, own.num_prompts)
-        scorers = {name: get_picture_scorer(name, device) for name in own.scorers}
+        scorers = {name: get_image_scorer(name, device) for name in own.scorers}
         names = {"policy": own.model, "reference": own.reference or base_of(own.model)}
         models = {label: load_trained(name, device, dtype) for label, name in names.items()}
         if own.resolution is not None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fdpo import arguments, runs
-from fdpo.diffusion.comparison import compare, table
-from fdpo.diffusion.digits import load_classifier, require_size
-from fdpo.diffusion.feedback import require_digit
-from fdpo.diffusion.models import load, shape_of
-from fdpo.diffusion.processes import STEPS
-from fdpo.processes import keep_freed_memory, processes
+from fdpo import runs
+from fdpo.cli import arguments
+from fdpo.diffusion.models import image_shape, load
+from fdpo.diffusion.noise import STEPS
+from fdpo.runs.distributed import keep_freed_memory, partial_state
+from fdpo.tasks.mnist import load_classifier, require_size
+from fdpo.tasks.mnist_feedback import require_digit
+from fdpo.tasks.mnist_report import compare, table
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -57,13 +58,13 @@ def main() -> None:
     (own,) = arguments.parse(
         (EvaluateArguments,), program="evaluate.py", description=(__doc__ or "").split("\n")[0]
     )
-    with arguments.usage_errors():
-        policy, process = load(own.model, processes().device)
-        base, other = load(own.reference, processes().device)
-        if type(process) is not type(other) or shape_of(policy) != shape_of(base):
+    with arguments.usage_errors("evaluate.py"):
+        policy, process = load(own.model, partial_state().device)
+        base, other = load(own.reference, partial_state().device)
+        if type(process) is not type(other) or image_shape(policy) != image_shape(base):
             raise ValueError(f"--model {own.model} and --reference {own.reference} do not match")
         load_classifier(own.classifier)
-        require_size(shape_of(policy), own.classifier)
+        require_size(image_shape(policy), own.classifier)
         folder = runs.prepare(own.output_dir, arguments.resolved(own), overwrite=True)
     metrics = compare(
         policy, base, process, folder, classifier=own.classifier, target=own.target,

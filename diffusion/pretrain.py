@@ -17,15 +17,17 @@ import torch
 from diffusers import DDPMScheduler
 from torch import nn
 
-from fdpo import arguments, runs
+from fdpo import runs
+from fdpo.cli import arguments
 from fdpo.diffusion import DDPM, DiffusionConfig, DiffusionTrainer, Flow, PixelUNet, Process
-from fdpo.diffusion.digits import judge, load_classifier, measured, save_real_features
-from fdpo.diffusion.evaluation import held_out_loss, report
+from fdpo.diffusion.dataset import Pictures
+from fdpo.diffusion.evaluate import held_out_loss, report
+from fdpo.diffusion.images import tiled, write_image
 from fdpo.diffusion.models import load, save
-from fdpo.diffusion.pairs import Pictures
-from fdpo.diffusion.pictures import load_mnist, tiled, write_picture
-from fdpo.diffusion.pretraining import train_classifier
-from fdpo.processes import keep_freed_memory
+from fdpo.runs.distributed import keep_freed_memory
+from fdpo.tasks.mnist import judge, load_classifier, measured, save_real_features
+from fdpo.tasks.mnist_classifier import train_classifier
+from fdpo.tasks.mnist_data import load_mnist
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIER = ROOT / "pretrained/mnist-classifier"
@@ -85,7 +87,7 @@ def main() -> None:
     (own,) = arguments.parse(
         (PretrainArguments,), program="pretrain.py", description=(__doc__ or "").split("\n")[0]
     )
-    with arguments.usage_errors():
+    with arguments.usage_errors("pretrain.py"):
         checkpoint = runs.checkpoint(own.output_dir, own.resume_from_checkpoint)
         pictures, labels = load_mnist(own.data_root)
         test = load_mnist(own.data_root, train=False)
@@ -163,7 +165,7 @@ def denoiser(
     metrics = {"held_out_loss": held_out_loss(model, process, test)}
     if CLASSIFIER.exists() and own.samples:
         found = report(model, process, load_classifier(CLASSIFIER), own.samples, progress="samples")
-        write_picture(export / "samples.png", tiled(found.pictures[:100], 10))
+        write_image(export / "samples.png", tiled(found.pictures[:100], 10))
         shares = found.histogram.tolist()
         metrics |= {f"share_{digit}": share for digit, share in enumerate(shares[:-1])}
         metrics["out_of_distribution"] = shares[-1]

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fdpo import arguments
-from fdpo.diffusion.digits import judge, load_classifier, require_size
-from fdpo.diffusion.evaluation import Report, sample_pictures
-from fdpo.diffusion.models import load, shape_of
-from fdpo.diffusion.pictures import tiled, write_picture
-from fdpo.diffusion.processes import STEPS
-from fdpo.processes import keep_freed_memory, processes
+from fdpo.cli import arguments
+from fdpo.diffusion.evaluate import Report, sample_images
+from fdpo.diffusion.images import tiled, write_image
+from fdpo.diffusion.models import image_shape, load
+from fdpo.diffusion.noise import STEPS
+from fdpo.runs.distributed import keep_freed_memory, partial_state
+from fdpo.tasks.mnist import judge, load_classifier, require_size
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,13 +52,13 @@ def main() -> None:
     (own,) = arguments.parse(
         (SampleArguments,), program="sample.py", description=(__doc__ or "").split("\n")[0]
     )
-    with arguments.usage_errors():
-        model, process = load(own.model, processes().device)
+    with arguments.usage_errors("sample.py"):
+        model, process = load(own.model, partial_state().device)
         judge_of_digits = None
         if own.classifier != "none":
-            judge_of_digits = load_classifier(own.classifier, processes().device)
-            require_size(shape_of(model), own.classifier)
-    pictures = sample_pictures(
+            judge_of_digits = load_classifier(own.classifier, partial_state().device)
+            require_size(image_shape(model), own.classifier)
+    pictures = sample_images(
         model, process, own.samples, steps=own.sampling_steps, seed=own.seed, progress="sampling"
     )
     if judge_of_digits is not None:
@@ -67,10 +67,10 @@ def main() -> None:
         for name, share, error in zip(names, shown.histogram, shown.histogram_errors, strict=True):
             print(f"{name:>4}  {share:.3f} ± {error:.3f}")
     if own.output.endswith(".png"):
-        write_picture(own.output, tiled(pictures, own.columns))
+        write_image(own.output, tiled(pictures, own.columns))
     else:
         for number, picture in enumerate(pictures):
-            write_picture(Path(own.output) / f"{number:06}.png", picture)
+            write_image(Path(own.output) / f"{number:06}.png", picture)
     print(own.output)
 
 

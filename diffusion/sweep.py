@@ -14,7 +14,7 @@ from pathlib import Path
 
 from train import DataArguments, TrainConfig
 
-from fdpo import sweeps
+from fdpo.cli import sweep as sweeps
 
 TRAIN = sweeps.Program(
     path=Path(__file__).resolve().with_name("train.py"),

@@ -18,17 +18,19 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fdpo import arguments, runs
-from fdpo.diffusion import DiffusionConfig, DiffusionTrainer, Flow, PicturePairs, Process
-from fdpo.diffusion.comparison import compare, table
-from fdpo.diffusion.digits import load_classifier, load_real_features, require_size
-from fdpo.diffusion.evaluation import report
-from fdpo.diffusion.feedback import require_digit
-from fdpo.diffusion.models import load, save, shape_of
-from fdpo.diffusion.pictures import load_mnist, load_small_digits, read_pair_folder, target_pairs
-from fdpo.diffusion.processes import STEPS
-from fdpo.options import RESETS, changed_default
-from fdpo.processes import keep_freed_memory, run_first
+from fdpo import runs
+from fdpo.cli import arguments
+from fdpo.diffusion import DiffusionConfig, DiffusionTrainer, Flow, ImagePairs, Process
+from fdpo.diffusion.evaluate import report
+from fdpo.diffusion.images import read_pair_folder
+from fdpo.diffusion.models import image_shape, load, save
+from fdpo.diffusion.noise import STEPS
+from fdpo.losses.config import RESETS, with_default
+from fdpo.runs.distributed import keep_freed_memory, run_first
+from fdpo.tasks.mnist import load_classifier, load_real_features, require_size
+from fdpo.tasks.mnist_data import load_mnist, load_small_digits, target_pairs
+from fdpo.tasks.mnist_feedback import require_digit
+from fdpo.tasks.mnist_report import compare, table
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIER = ROOT / "pretrained/mnist-classifier"
@@ -72,7 +74,7 @@ class DataArguments:
             raise ValueError("--eval_samples must be at least 0, --sampling_steps at least 1")
 
 
-changed = partial(changed_default, DiffusionConfig)
+changed = partial(with_default, DiffusionConfig)
 
 
 @dataclass
@@ -100,13 +102,13 @@ def feedback_folder(own: DataArguments) -> Path:
     folder = Path(f"runs/dataset-{Path(own.model).name}-{own.target}")
     command = [sys.executable, str(ROOT / "dataset/main.py"), "--modality", "image"]
     command += ["--model", own.model, "--target", str(own.target), "--classifier", own.classifier]
-    run_first([*command, "--output_dir", str(folder)], made=folder / "README.md")
+    run_first([*command, "--output_dir", str(folder)], target=folder / "README.md")
     return folder
 
 
-def load_pairs(own: DataArguments, model: nn.Module, seed: int) -> PicturePairs:
+def load_pairs(own: DataArguments, model: nn.Module, seed: int) -> ImagePairs:
     """Loads the pairs, or makes them on first use."""
-    shape = shape_of(model)
+    shape = image_shape(model)
     if own.data == "feedback":
         return read_pair_folder(feedback_folder(own), shape)
     if own.data not in ("mnist", "digits"):
@@ -139,7 +141,7 @@ def main() -> None:
         description=(__doc__ or "").split("\n")[0],
         resets=RESETS,
     )
-    with arguments.usage_errors():
+    with arguments.usage_errors("train.py"):
         resume = training.resume_from_checkpoint
         if training.validation_steps and not own.eval_samples:
             raise ValueError("--validation_steps has no effect with --eval_samples 0")
@@ -152,13 +154,13 @@ def main() -> None:
         elif own.flow_times != "uniform":
             raise ValueError(f"--flow_times has no effect: {own.model} is no flow model")
         load_classifier(own.classifier)
-        require_size(shape_of(model), own.classifier)
+        require_size(image_shape(model), own.classifier)
         pairs = load_pairs(own, model, training.seed)
         base = copy.deepcopy(model)
         trainer = DiffusionTrainer(model, process, pairs, training)
         folder = runs.prepare(training.output_dir, options, resume=resume)
     print(f"{len(pairs):,} pairs of {len(pairs.pictures):,} pictures")
-    with runs.noting_divergence(folder):
+    with runs.recording_nonfinite(folder):
         trainer.train(checkpoint, partial(validation, own, process))
     if trainer.interrupts.stopped:
         print(f"stopped at step {trainer.step}; --resume_from_checkpoint last goes on")

@@ -17,21 +17,22 @@ from typing import Any
 
 import torch
 
-from fdpo import arguments, preferences, runs
+from fdpo import preferences, runs
+from fdpo.cli import arguments
 from fdpo.diffusion import DiffusionTrainer
-from fdpo.diffusion.framing import Framing
-from fdpo.diffusion.latents import LatentCache
-from fdpo.diffusion.linearity import linearity_warning
-from fdpo.diffusion.picture_feedback import relabelled
-from fdpo.diffusion.picture_pairs import SIDES, CaptionedPairs, load_pairs, readable
-from fdpo.diffusion.picture_scorers import get_picture_scorer
-from fdpo.diffusion.saving import CARD, push, save_finished, write_card
-from fdpo.diffusion.sd_config import StableDiffusionConfig
-from fdpo.diffusion.stable_diffusion import GUIDANCE, STEPS, StableDiffusion, load, load_vae
-from fdpo.diffusion.text_to_image import TextToImagePairs
-from fdpo.diffusion.validation import Validation
-from fdpo.options import RESETS
-from fdpo.processes import processes
+from fdpo.diffusion.text_to_image.config import StableDiffusionConfig
+from fdpo.diffusion.text_to_image.dataset import TextToImagePairs
+from fdpo.diffusion.text_to_image.feedback import relabelled
+from fdpo.diffusion.text_to_image.latents import LatentCache
+from fdpo.diffusion.text_to_image.pairs import SIDES, CaptionedPairs, load_pairs, readable
+from fdpo.diffusion.text_to_image.pipeline import GUIDANCE, STEPS, StableDiffusion, load, load_vae
+from fdpo.diffusion.text_to_image.save import CARD, push, save_finished, write_card
+from fdpo.diffusion.text_to_image.scorers import get_image_scorer
+from fdpo.diffusion.text_to_image.transforms import PairTransform
+from fdpo.diffusion.text_to_image.validation import Validation
+from fdpo.estimators.linearity import linearity_warning
+from fdpo.losses.config import RESETS
+from fdpo.runs.distributed import partial_state
 
 OURS = (
     "dataset, scorer, rule, k, k_top, min_gap, check_pictures, skip_unreadable, cache_latents, "
@@ -56,7 +57,7 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments(preferences.RankArguments):
+class DataArguments(preferences.PairingConfig):
     """Pairs."""
 
     dataset_name: str = field(
@@ -72,7 +73,9 @@ class DataArguments(preferences.RankArguments):
         default=None, metadata={"help": "height and width, pixels; default: the model's"}
     )
     random_flip: bool = field(default=True, metadata={"help": "flip half of the pairs"})
-    random_crop: bool = field(default=False, metadata={"help": "crop anywhere, not in the middle"})
+    random_crop: bool = field(
+        default=False, metadata={"help": "crop any_process, not in the middle"}
+    )
     proportion_empty_prompts: float = field(
         default=0.2, metadata={"help": "share of captions that are dropped, for guidance"}
     )
@@ -161,7 +164,7 @@ def load_model(own: ModelArguments, training: TrainConfig) -> StableDiffusion:
     """Loads the pipeline; weights that stay as they are in the dtype that they are used in."""
     half = PRECISIONS[training.mixed_precision]
     return load(
-        own.pretrained_model_name_or_path, processes().device, dtype=half,
+        own.pretrained_model_name_or_path, partial_state().device, dtype=half,
         unet_dtype=half if training.rank else torch.float32,
         vae=own.pretrained_vae_model_name_or_path, revision=own.revision, variant=own.variant,
     )  # fmt: skip
@@ -176,10 +179,10 @@ def load_data(own: DataArguments) -> CaptionedPairs:
     if own.check_pictures:
         pairs, counts["unreadable"] = readable(pairs, skip=own.skip_unreadable)
     if own.scorer is not None:
-        scorer = get_picture_scorer(own.scorer, processes().device)
+        scorer = get_image_scorer(own.scorer, partial_state().device)
         pairs, scored = relabelled(pairs, scorer, own.scorer, own.cache_dir)
         counts["ties"] = scored["ties"]
-    if processes().is_main_process:
+    if partial_state().is_main_process:
         print(preferences.describe({**counts, "made": len(pairs)}))
     return pairs
 
@@ -199,7 +202,7 @@ def make_validation(
         [prompts[i % len(prompts)] for i in range(own.num_validation_images)],
         Path(str(training.output_dir)),
         training.seed,
-        {name: get_picture_scorer(name, processes().device) for name in own.validation_scorers},
+        {name: get_image_scorer(name, partial_state().device) for name in own.validation_scorers},
         options | {"resolution": resolution},
     )
 
@@ -232,7 +235,7 @@ def main() -> None:
     )
     if training.use_cpu:
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    with arguments.usage_errors():
+    with arguments.usage_errors("train_sd.py"):
         resume = training.resume_from_checkpoint
         checkpoint = runs.checkpoint(training.output_dir, resume)
         options = arguments.resolved(own, data, drawing, training)
@@ -242,7 +245,7 @@ def main() -> None:
         model.latent_shape(resolution)
         pairs = load_data(data)
         validation = make_validation(drawing, model, pairs, resolution, training)
-        framing = Framing(resolution, data.random_flip, data.random_crop)
+        framing = PairTransform(resolution, data.random_flip, data.random_crop)
         sides = SIDES if training.compares else SIDES[:1]
         cache = LatentCache(data.cache_dir, model, framing) if data.cache_latents else None
         prepared = TextToImagePairs(
@@ -257,7 +260,7 @@ def main() -> None:
         cache.fill(pairs, sides=sides, captions=[""])
     if validation is not None and trainer.accelerator.is_main_process:
         validation.draw_base()
-    with runs.noting_divergence(folder):
+    with runs.recording_nonfinite(folder):
         trainer.train(checkpoint, partial(validation.draw, trainer=trainer) if validation else None)
     if trainer.interrupts.stopped:
         print(f"stopped at step {trainer.step}; --resume_from_checkpoint last goes on")

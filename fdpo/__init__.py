@@ -4,10 +4,13 @@ Importing it loads torch and nothing heavier; the trainers are in ``fdpo.llm`` a
 ``fdpo.diffusion``.
 """
 
-from fdpo.divergences import DIVERGENCES, alpha_from_trl, alpha_to_trl, get_divergence
-from fdpo.generators import divergence_from_generator
-from fdpo.links import Divergence, TailedLink, tailed
-from fdpo.losses import LOSSES, PREFERENCES, FDPOLoss, fdpo_loss, resolve_loss
+from fdpo.divergences.base import Divergence
+from fdpo.divergences.from_generator import divergence_from_generator
+from fdpo.divergences.members import DIVERGENCES, alpha_from_trl, alpha_to_trl, get_divergence
+from fdpo.divergences.tails import TailedLink, tailed
+from fdpo.losses.fdpo import FDPOLoss, fdpo_loss
+from fdpo.losses.names import LOSSES, resolve_loss
+from fdpo.losses.preference import PREFERENCES
 
 __version__ = "0.1.0"
 

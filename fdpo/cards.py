@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fdpo.divergences import Divergence
-from fdpo.options import LossOptions
+from fdpo.divergences.members import Divergence
+from fdpo.losses.config import LossConfig
 
 CITATION = """\
 @inproceedings{wang2024beyond,
@@ -19,7 +19,7 @@ CITATION = """\
 
 
 def loss_section(
-    options: LossOptions, divergence: Divergence, preference: str, more: Mapping[str, str]
+    options: LossConfig, divergence: Divergence, preference: str, more: Mapping[str, str]
 ) -> str:
     """Returns a Markdown section that names divergence, preference loss, strength, and more."""
     tail = "off" if options.tail is None else f"{options.tail:g}"

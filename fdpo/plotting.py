@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from fdpo.divergences import DIVERGENCES, get_divergence
-from fdpo.links import Divergence, tailed
-from fdpo.losses import resolve_loss
+from fdpo.divergences.base import Divergence
+from fdpo.divergences.members import DIVERGENCES, get_divergence
+from fdpo.divergences.tails import tailed
+from fdpo.losses.names import resolve_loss
 
 #: A colour per divergence, from Okabe and Ito's palette and Tol's muted one: told apart by people
 #: with any form of colour vision, together with the labels at the lines.
@@ -60,19 +61,19 @@ PREFERENCE_STYLES: dict[str, tuple[str, str]] = {
 MARKERS = {0.3: "v", 0.5: "s", 0.7: "^"}  # of α
 
 
-def label_of(loss: str, alpha: float | None = None) -> str:
+def method_label(loss: str, alpha: float | None = None) -> str:
     """Returns what a loss is called in a picture."""
     divergence, preference = resolve_loss(loss, alpha)
     name = f"α = {alpha:g}" if alpha is not None else LABELS.get(divergence.name, divergence.name)
     return name + PREFERENCE_STYLES.get(preference, ("", f", {preference}"))[1]
 
 
-def method_of(loss: str, alpha: float | None = None) -> str:
+def method_name(loss: str, alpha: float | None = None) -> str:
     """Returns the name of a method: the loss, and its alpha after a space if it has one."""
     return loss if alpha is None else f"{loss} {alpha:g}"
 
 
-def loss_of(method: str) -> tuple[str, float | None]:
+def parse_method(method: str) -> tuple[str, float | None]:
     """Returns the loss and the alpha of a method's name, such as ``jsd`` or ``alpha 0.3``."""
     loss, _, alpha = method.partition(" ")
     return loss, float(alpha) if alpha else None
@@ -82,16 +83,16 @@ def style(method: str) -> dict[str, Any]:
     """Returns the colour, line, marker and label of a method: the same in every picture.
 
     Arguments:
-        method: Its name, as :func:`method_of` gives it.
+        method: Its name, as :func:`method_name` gives it.
     """
-    loss, alpha = loss_of(method)
+    loss, alpha = parse_method(method)
     divergence, preference = resolve_loss(loss, alpha)
     return {
         "color": colour(divergence),
         "linestyle": PREFERENCE_STYLES.get(preference, ("-.", ""))[0],
         "marker": "o" if alpha is None else MARKERS.get(alpha, "D"),
         "markersize": 5,
-        "label": label_of(loss, alpha),
+        "label": method_label(loss, alpha),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fdpo.plotting import COLOURS, OTHER, label_of, loss_of, method_of, style, tidy
+from fdpo.plotting import COLOURS, OTHER, method_label, method_name, parse_method, style, tidy
 
 
 def plot_curves(
@@ -82,7 +82,9 @@ def plot_differences(axis: Any, rows: Iterable[Mapping[str, Any]], methods: Sequ
         ends = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
         at = [places[row["method"]]]
         axis.errorbar([row["difference"]], at, xerr=ends, elinewidth=1.6, **drawn)
-    axis.set_yticks(list(places.values()), [label_of(*loss_of(method)) for method in places])
+    axis.set_yticks(
+        list(places.values()), [method_label(*parse_method(method)) for method in places]
+    )
     axis.set_ylim(-0.6, len(methods) - 0.4)
     if reached:
         axis.axvline(0, color=OTHER, linewidth=0.8, zorder=0)
@@ -184,7 +186,7 @@ def plot_digits(axes: Any, rows: Iterable[Mapping[str, Any]]) -> None:
         mine = [row for row in rows if row["model"] == model]
         for axis, (figure, label) in zip(line, figures.items(), strict=True):
             for row in mine:
-                drawn = style(method_of(row["loss"], row["alpha"]))
+                drawn = style(method_name(row["loss"], row["alpha"]))
                 if drawn["linestyle"] != "-":
                     drawn["markerfacecolor"] = "white"
                 drawn |= {"linestyle": "none", "markersize": sizes[row["beta"]]}

@@ -32,7 +32,7 @@ def sentence(i: int, size: int) -> str:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an untrained GPT-2 of two layers, context 64, and its tokenizer."""
-    from fdpo.llm import pretraining
+    from fdpo.tasks import imdb as pretraining
 
     folder = tmp_path_factory.mktemp("tiny-gpt2")
     tokenizer = pretraining.train_tokenizer([sentence(i, 40) for i in range(50)], vocab_size=320)

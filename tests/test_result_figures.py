@@ -9,14 +9,14 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from fdpo import LOSSES, result_figures
-from fdpo.plotting import COLOURS, label_of, loss_of, style
+from fdpo.plotting import COLOURS, method_label, parse_method, style
 
 
 @pytest.mark.parametrize("method", [*sorted(set(LOSSES) - {"alpha"}), "alpha 0.3", "alpha 0.5"])
 def test_every_loss_has_the_colour_of_its_divergence(method: str) -> None:
     drawn = style(method)
     assert drawn["color"] in COLOURS.values()
-    assert drawn["label"] == label_of(*loss_of(method))
+    assert drawn["label"] == method_label(*parse_method(method))
 
 
 def test_losses_of_one_sweep_look_different() -> None:

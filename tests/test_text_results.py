@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from fdpo import cells, curves
-from fdpo.rows import read_rows
+from fdpo import curves
+from fdpo.cli import cells
+from fdpo.runs.rows import read_rows
 
 PROGRAM = Path(__file__).parents[1] / "benchmarks/text_results.py"
 OPENINGS, SAMPLES = 60, 2
@@ -266,7 +267,7 @@ def test_calibration_counts_what_is_right_among_the_equally_sure(results: dict[s
     assert row["right"] == 0.75 and row["pairs"] == 80
 
 
-def pairs_of(seed: int, scale: float) -> dict[str, Any]:
+def make_pairs(seed: int, scale: float) -> dict[str, Any]:
     """What a policy says of 300 pairs that is right as often as a calibrated one, times a scale."""
     generator = torch.Generator().manual_seed(seed)
     sure = 1.5 * torch.randn(300, generator=generator, dtype=torch.float64)
@@ -284,7 +285,7 @@ def test_calibration_error_is_that_of_many_pairs_and_its_interval_holds_it(
     error = importlib.import_module("text_calibration").calibration_error
     found, held = [], 0
     for seed in range(60):
-        moments, _ = pairs_of(seed, scale)["calibration_moments"]
+        moments, _ = make_pairs(seed, scale)["calibration_moments"]
         draws = error(curves.resampled(moments, 200), 300)
         found.append(draws[0].item())
         low, high = draws[1:].quantile(torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()

@@ -16,14 +16,15 @@ from pathlib import Path
 
 import torch
 
-from fdpo import arguments, runs
-from fdpo.calibration import calibration
-from fdpo.llm.evaluation import HELD_OUT_SEED, compare, held_out_openings
+from fdpo import runs
+from fdpo.cli import arguments
+from fdpo.estimators.calibration import calibration
+from fdpo.llm.evaluate import HELD_OUT_SEED, compare, held_out_prompts
+from fdpo.llm.generation.prompts import read_prompts
 from fdpo.llm.models import load_model, load_tokenizer, options_of, reference_of
-from fdpo.llm.prompts import read_prompts
-from fdpo.options import LossOptions
-from fdpo.preferences import preferences_from_rows
-from fdpo.rows import read_rows
+from fdpo.losses.config import LossConfig
+from fdpo.preferences.schema import preferences_from_rows
+from fdpo.runs.rows import read_rows
 from fdpo.scorers import get_scorer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,9 +77,9 @@ def main() -> None:
     # TRL sets it under the name that transformers is about to drop.
     warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with arguments.usage_errors():
+    with arguments.usage_errors("evaluate.py"):
         options = options_of(own.model)
-        trained = LossOptions.of_run(options)
+        trained = LossConfig.from_run(options)
         if own.pairs is not None:
             if trained is None:
                 raise ValueError(f"--pairs needs beta and divergence: {own.model} is no f-DPO run")
@@ -88,7 +89,7 @@ def main() -> None:
         tokenizer = load_tokenizer(name)
         scorers = {Path(scorer).name: get_scorer(scorer) for scorer in own.scorers}
         if own.prompts is None:
-            prompts = held_out_openings(reference, tokenizer, own.openings, seed=own.seed)
+            prompts = held_out_prompts(reference, tokenizer, own.openings, seed=own.seed)
         else:
             prompts = read_prompts(own.prompts)[: own.openings]
     comparison = compare(
@@ -108,7 +109,7 @@ def main() -> None:
     metrics = comparison.metrics()
     lines = [comparison.samples(3), comparison.table()]
     if own.pairs is not None:
-        from fdpo.llm.held_out import held_out_margins  # importing TRL takes seconds
+        from fdpo.llm.margins import held_out_margins  # importing TRL takes seconds
 
         margins, pair_prompts = held_out_margins(policy, reference, tokenizer, pairs, options)
         found = calibration(margins, pair_prompts)

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
-from fdpo import arguments, runs
+from fdpo import runs
+from fdpo.cli import arguments
 from fdpo.llm import models
-from fdpo.llm.decoding import prompt_ids, require_room
-from fdpo.llm.generation import openings, sample
-from fdpo.llm.prompts import read_prompts
+from fdpo.llm.generation.decoder import prompt_ids, require_room
+from fdpo.llm.generation.prompts import read_prompts
+from fdpo.llm.generation.sampling import openings, sample
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,7 +62,7 @@ def main() -> None:
         program="generate.py",
         description=(__doc__ or "").split("\n")[0],
     )
-    with arguments.usage_errors():
+    with arguments.usage_errors("generate.py"):
         tokenizer = models.load_tokenizer(own.model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = models.load_model(own.model, device, own.dtype)

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
-from fdpo import arguments, runs
-from fdpo.llm import pretraining
+from fdpo import runs
+from fdpo.cli import arguments
 from fdpo.llm.models import load_model, load_tokenizer
+from fdpo.tasks import imdb as pretraining
 
 COMMON = (
     "output_dir", "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size",
@@ -58,7 +59,7 @@ def main() -> None:
         description=(__doc__ or "").split("\n")[0],
         common=COMMON,
     )
-    with arguments.usage_errors():
+    with arguments.usage_errors("sft.py"):
         checkpoint = runs.checkpoint(training.output_dir, training.resume_from_checkpoint)
         splits = pretraining.load_texts(own.dataset, own.held_out)
         if own.model is None:

@@ -18,17 +18,18 @@ from datasets import DatasetDict
 from transformers import ProgressCallback
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from fdpo import arguments, preferences, runs
-from fdpo.calibration import calibration
+from fdpo import preferences, runs
+from fdpo.cli import arguments
+from fdpo.estimators.calibration import calibration
 from fdpo.llm.callbacks import BriefProgress, Seconds, StopOnInterrupt
 from fdpo.llm.config import FDPOConfig
 from fdpo.llm.data import load_preferences, require_room
-from fdpo.llm.evaluation import HELD_OUT_SEED, compare, held_out_openings
+from fdpo.llm.evaluate import HELD_OUT_SEED, compare, held_out_prompts
+from fdpo.llm.generation.prompts import read_prompts
 from fdpo.llm.models import fitting_length, load_model, load_tokenizer
-from fdpo.llm.prompts import read_prompts
 from fdpo.llm.trainer import FDPOTrainer
-from fdpo.options import RESETS
-from fdpo.processes import run_first
+from fdpo.losses.config import RESETS
+from fdpo.runs.distributed import run_first
 from fdpo.scorers import get_scorer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +44,7 @@ COMMON = (
 
 
 @dataclass
-class DataArguments(preferences.RankArguments):
+class DataArguments(preferences.PairingConfig):
     """Data and evaluation."""
 
     dataset_name: str | None = field(
@@ -113,7 +114,7 @@ def default_groups(model: str) -> str:
     """Returns the file of the model's own scored completions; dataset/main.py makes it."""
     folder = Path("runs") / f"dataset-{Path(model).name}"
     command = [sys.executable, str(ROOT / "dataset/main.py"), "--model", model]
-    run_first([*command, "--output_dir", str(folder)], made=folder / "README.md")
+    run_first([*command, "--output_dir", str(folder)], target=folder / "README.md")
     return str(folder / "groups.jsonl")
 
 
@@ -166,7 +167,7 @@ def openings(own: DataArguments, data: DatasetDict, model: str) -> list[str]:
     if source == "model":
         known = set(data["train"]["prompt"]) if "prompt" in data["train"].column_names else set()
         language_model, tokenizer = load_model(model), load_tokenizer(model)
-        return held_out_openings(language_model, tokenizer, own.eval_openings, exclude=known)
+        return held_out_prompts(language_model, tokenizer, own.eval_openings, exclude=known)
     if source != "data":
         return read_prompts(source)[: own.eval_openings]
     prompts = data["test"]["prompt"] if "prompt" in data["test"].column_names else []
@@ -226,7 +227,7 @@ def main() -> None:
         aliases=ALIASES,
         resets=RESETS,
     )
-    with arguments.usage_errors():
+    with arguments.usage_errors("train.py"):
         resume = training.resume_from_checkpoint
         checkpoint = runs.checkpoint(training.output_dir, resume)
         options = arguments.resolved(own, training, model)
@@ -240,7 +241,7 @@ def main() -> None:
     print(counts)
     trainer.add_callback(interrupt := StopOnInterrupt())
     trainer.add_callback(clock := Seconds())
-    with runs.noting_divergence(folder):
+    with runs.recording_nonfinite(folder):
         trainer.train(resume_from_checkpoint=checkpoint)
     if interrupt.stopped:
         print(f"stopped at step {trainer.state.global_step}; --resume_from_checkpoint last goes on")

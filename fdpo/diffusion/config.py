@@ -11,7 +11,7 @@ import torch
 from diffusers.optimization import SchedulerType
 from torch import nn
 
-from fdpo.options import LossOptions
+from fdpo.losses.config import LossConfig
 
 METHODS = {
     "dpo": (1.0, 0.0, 0.0),
@@ -24,11 +24,11 @@ KAPPA = 10.0
 
 
 @dataclass
-class DiffusionConfig(LossOptions):
+class DiffusionConfig(LossConfig):
     r"""Configuration of :class:`~fdpo.diffusion.DiffusionTrainer`.
 
     The loss of a pair is a mix, with :math:`e` the mean squared errors (mean over timesteps) and
-    :math:`\hat\ell` the log-ratios of :mod:`fdpo.diffusion.processes`,
+    :math:`\hat\ell` the log-ratios of :mod:`fdpo.diffusion.noise`,
 
     .. math:: w_\text{dpo} L(\hat\ell_w, \hat\ell_l) + w_\text{sft} e_w
         + w_\text{neg} (e_w - \min(e_l, b\,e_l^\text{ref})).

@@ -14,8 +14,8 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from fdpo.diffusion.processes import Model, Process, process_of
-from fdpo.runs import read_json
+from fdpo.diffusion.noise import Model, Process, process_from_scheduler
+from fdpo.runs.files import read_json
 
 WEIGHTS = "*.safetensors"
 
@@ -68,7 +68,7 @@ class PixelUNet(ModelMixin, ConfigMixin):
         return UNet2DOutput(sample=pixel_shuffle(patches, patch))
 
 
-def shape_of(model: nn.Module) -> tuple[int, int, int]:
+def image_shape(model: nn.Module) -> tuple[int, int, int]:
     """Returns the (channels, height, width) of the pictures that a model makes."""
     config: Any = model.config
     size = config["sample_size"]
@@ -109,7 +109,7 @@ def load(name: str, device: torch.device | str = "cpu") -> tuple[nn.Module, Proc
             _require_weights(folder / "unet")
         model = UNet2DModel.from_pretrained(name, subfolder="unet", use_safetensors=True)
         scheduler = _scheduler(name, subfolder="scheduler")
-    return model.float().to(device).eval(), process_of(scheduler)
+    return model.float().to(device).eval(), process_from_scheduler(scheduler)
 
 
 def save(model: nn.Module, process: Process, folder: str | Path, half: bool = False) -> None:
@@ -132,9 +132,3 @@ def _scheduler(name: str, **where: str) -> Any:
     if config.get("_class_name") == "FlowMatchEulerDiscreteScheduler":
         return FlowMatchEulerDiscreteScheduler.from_config(config)
     return DDPMScheduler.from_config(config)
-
-
-def model_facts(model: nn.Module) -> dict[str, Any]:
-    """Returns a model's configuration, without where it came from."""
-    config = dict(getattr(model, "config", {}))
-    return {name: value for name, value in config.items() if not name.startswith("_")}

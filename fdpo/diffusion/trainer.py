@@ -2,7 +2,7 @@ r"""f-DPO for image models, on Accelerate.
 
 For a pair :math:`(x_w, x_l)` and one draw of a time and noise for both, the trainer's whole part in
 the mathematics is to produce :math:`\hat\ell_w` and :math:`\hat\ell_l`
-(:mod:`fdpo.diffusion.processes`); :func:`fdpo.fdpo_loss` does the rest. With several draws,
+(:mod:`fdpo.diffusion.noise`); :func:`fdpo.fdpo_loss` does the rest. With several draws,
 :math:`\hat\ell` is their mean, which comes closer to the log-ratio of whole paths; at a single time
 a link other than the reverse KL's is a surrogate for each step. (Wallace et al., 2024,
 https://arxiv.org/abs/2311.12908)
@@ -30,13 +30,11 @@ from tqdm.auto import tqdm
 
 from fdpo import runs
 from fdpo.diffusion.config import DiffusionConfig
-from fdpo.diffusion.models import model_facts
-from fdpo.diffusion.pairs import DrawnPairs, Pairs, Shuffled
-from fdpo.diffusion.processes import Process, errors, log_ratios
-from fdpo.interrupts import Interrupts
-from fdpo.preferences import SIDES
-from fdpo.processes import anywhere
-from fdpo.reference_cache import OFF, ReferenceCache, fingerprint
+from fdpo.diffusion.dataset import PairDataset, Pairs, ResumableSampler
+from fdpo.diffusion.noise import Process, errors, log_ratios
+from fdpo.preferences.pairs import SIDES
+from fdpo.runs.cache import OFF, ReferenceCache, fingerprint, model_config
+from fdpo.runs.interrupts import Interrupts
 
 LOG, STATE = "log.jsonl", "trainer_state.json"
 QUANTILES = (0.05, 0.5, 0.95)
@@ -105,19 +103,22 @@ class DiffusionTrainer:
             model.enable_gradient_checkpointing()  # type: ignore[operator]
         compares = config.compares
         self.sides = SIDES if compares else SIDES[:1]
-        self.cache = None
-        # What an encoder makes of a picture depends on more than picture and reference.
-        if compares and encode is None and config.reference_cache != OFF:
-            precision, noising = config.mixed_precision, dict(process.scheduler().config)
-            name = fingerprint(model.named_parameters(), model_facts(model), noising, precision)
-            self.cache = ReferenceCache.of(name, config.reference_cache)
-        self.drawn = DrawnPairs(
+        # An encoded image depends on more than the image and the reference.
+        cached = compares and encode is None
+        self.cache = ReferenceCache.open(
+            lambda: fingerprint(
+                model.named_parameters(), model_config(model), dict(process.scheduler().config),
+                config.mixed_precision,
+            ),
+            config.reference_cache if cached else OFF,
+        )  # fmt: skip
+        self.drawn = PairDataset(
             pairs,
             process,
             config.timesteps_per_pair,
             config.seed,
             config.repeat_draws,
-            keyed=self.cache is not None,
+            keyed=self.cache.enabled,
         )
         policy = self._adapted(model) if config.rank else model.requires_grad_(True)
         self.reference = None
@@ -208,14 +209,14 @@ class DiffusionTrainer:
         self, batch: Mapping[str, Any], inputs: Sequence[Any], target: Tensor
     ) -> Tensor:
         """Returns the reference's errors, from the cache where it holds them all."""
-        if self.cache is None:
+
+        def compute() -> Tensor:
             return errors(self._reference(*inputs), target)
+
+        if not self.cache.enabled:
+            return compute()
         keys = torch.cat([batch["keys"][side].flatten(0, 1) for side in self.sides])
-        kept = self.cache.get(keys)
-        if anywhere(kept.isnan()):
-            kept = errors(self._reference(*inputs), target)
-            self.cache.add(keys, kept)
-        return kept
+        return self.cache.get_or_compute(keys, compute)
 
     @torch.no_grad()
     def _reference(self, *inputs: Any) -> Tensor:
@@ -278,7 +279,7 @@ class DiffusionTrainer:
             self._record(figures, norm, bar)
             figures = []
             self._validate(validate)
-            stopped = self.interrupts.stopped_anywhere()
+            stopped = self.interrupts.any_process_stopped()
             if stopped or self.step % self.config.checkpointing_steps == 0:
                 self.save_checkpoint()
             if stopped:
@@ -340,8 +341,7 @@ class DiffusionTrainer:
             shutil.rmtree(old)
 
     def _save_cache(self) -> None:
-        if self.cache is not None:
-            self.cache.save()
+        self.cache.save()
 
     def _resume(self, checkpoint: Path) -> None:
         self.accelerator.load_state(str(checkpoint))
@@ -351,7 +351,7 @@ class DiffusionTrainer:
     def _loader(self) -> Any:
         config, processes = self.config, self.accelerator.num_processes
         update = config.train_batch_size * config.gradient_accumulation_steps * processes
-        order: Any = Shuffled(
+        order: Any = ResumableSampler(
             len(self.drawn),
             (config.max_train_steps - self.step) * update,
             self.step * update,
@@ -390,7 +390,10 @@ class DiffusionTrainer:
         if len(self.sides) == 1:
             return
         self.policy.train()
-        cache, self.cache = self.cache, None  # whose values may come from other batches
+        cache, self.cache = (
+            self.cache,
+            ReferenceCache(None),
+        )  # whose values may come from other batches
         with torch.no_grad():
             _, figures = self.compute_loss(batch)
         self.cache = cache

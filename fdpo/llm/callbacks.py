@@ -9,7 +9,7 @@ from transformers import ProgressCallback, TrainerCallback, TrainerControl, Trai
 from transformers import TrainingArguments as Arguments
 from transformers.trainer_callback import ExportableState
 
-from fdpo.interrupts import Interrupts
+from fdpo.runs.interrupts import Interrupts
 
 SHOWN = {
     "loss": "loss",
@@ -59,7 +59,7 @@ class StopOnInterrupt(TrainerCallback):
     def on_step_end(
         self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.interrupts.stopped_anywhere():
+        if self.interrupts.any_process_stopped():
             control.should_save = control.should_training_stop = True
 
     def on_train_end(

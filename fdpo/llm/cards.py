@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fdpo.cards import loss_section
-from fdpo.divergences import Divergence
+from fdpo.divergences.members import Divergence
 from fdpo.llm.config import FDPOConfig
 
 

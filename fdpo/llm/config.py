@@ -10,7 +10,7 @@ import torch
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import DPOConfig
 
-from fdpo.options import LossOptions
+from fdpo.losses.config import LossConfig
 
 # What DPOConfig offers and f-DPO does not honour: option -> (its neutral values, what to use).
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -40,12 +40,12 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 
 
 @dataclass
-class FDPOConfig(LossOptions, DPOConfig):
+class FDPOConfig(LossConfig, DPOConfig):
     """Configuration of :class:`~fdpo.llm.FDPOTrainer`: ``trl.DPOConfig`` and the choice of loss.
 
     ``FDPOConfig()`` runs bare on a CPU: bf16 and gradient checkpointing follow the device unless
     they are given. An option of TRL that f-DPO does not honour is refused with the option to use.
-    The loss is chosen by the fields of :class:`fdpo.options.LossOptions`.
+    The loss is chosen by the fields of :class:`fdpo.losses.config.LossConfig`.
 
     Arguments:
         sft_weight: Weight of the chosen completion's negative log-likelihood per token.

@@ -9,13 +9,14 @@ from typing import Any
 from datasets import Dataset, DatasetDict, load_dataset
 from transformers import PreTrainedTokenizerBase
 
-from fdpo.preferences import Pair, RankArguments, preferences_from_rows, split_by_prompt
-from fdpo.rows import read_rows
+from fdpo.preferences.pairs import Pair, PairingConfig, split_by_prompt
+from fdpo.preferences.schema import preferences_from_rows
+from fdpo.runs.rows import read_rows
 
 
 def load_preferences(
     name: str,
-    rank: RankArguments | None = None,
+    rank: PairingConfig | None = None,
     *,
     train_split: str = "train",
     test_split: str = "test",
@@ -51,7 +52,7 @@ def load_preferences(
     return DatasetDict(train=_table(pairs), test=_table(test)), counts
 
 
-def as_pairs(data: Any, source: str, rank: RankArguments | None = None) -> Any:
+def as_pairs(data: Any, source: str, rank: PairingConfig | None = None) -> Any:
     """Returns a data set, or a dictionary of them, with scored groups made into pairs.
 
     Raises:
@@ -65,7 +66,7 @@ def as_pairs(data: Any, source: str, rank: RankArguments | None = None) -> Any:
 
 
 def _pairs(
-    dataset: Dataset, source: str, rank: RankArguments | None
+    dataset: Dataset, source: str, rank: PairingConfig | None
 ) -> tuple[list[Pair], Counter[str]]:
     if not len(dataset):
         raise ValueError(f"{source}: no rows")

@@ -35,17 +35,16 @@ from transformers import (
 from trl import DPOTrainer
 from trl.trainer.utils import use_adapter
 
-from fdpo.divergences import Divergence
-from fdpo.llm.batches import PAIR, PairCollator
+from fdpo.divergences.members import Divergence
 from fdpo.llm.cards import describe_loss
+from fdpo.llm.collator import PAIR, PairCollator
 from fdpo.llm.config import FDPOConfig
 from fdpo.llm.data import as_pairs
-from fdpo.llm.sampling import PairSampler
-from fdpo.llm.scoring import model_inputs, scored, sums, why_not_shared
-from fdpo.losses import FDPOLoss
-from fdpo.preferences import SIDES, RankArguments
-from fdpo.processes import anywhere
-from fdpo.reference_cache import OFF, ReferenceCache, fingerprint
+from fdpo.llm.forward import model_inputs, packing_obstacle, scored, sums
+from fdpo.llm.sampler import PairSampler
+from fdpo.losses.fdpo import FDPOLoss
+from fdpo.preferences.pairs import SIDES, PairingConfig
+from fdpo.runs.cache import OFF, ReferenceCache, fingerprint, model_config
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)  # weights in pieces
 
@@ -89,7 +88,7 @@ class FDPOTrainer(DPOTrainer):
         args: FDPOConfig | None = None,
         *,
         divergence: Divergence | None = None,
-        rank: RankArguments | None = None,
+        rank: PairingConfig | None = None,
         dataset_name: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -117,7 +116,7 @@ class FDPOTrainer(DPOTrainer):
         self.train_dataset = numbered(self.train_dataset)
         self.eval_dataset = numbered(self.eval_dataset)
         self._share_prompts()
-        self.add_callback(Guard(self))
+        self.add_callback(FiniteGradients(self))
 
     def compute_loss(
         self,
@@ -153,15 +152,10 @@ class FDPOTrainer(DPOTrainer):
 
         Those that the cache holds are read there.
         """
-        keys, cache = inputs["keys"], self.reference_cache
-        kept = torch.full_like(keys[:, 0], torch.nan, dtype=torch.float32)
-        if cache is not None:
-            kept = cache.get(keys)
-        if anywhere(kept.isnan()):
-            kept = self._reference_sums(model, inputs)
-            if cache is not None:
-                cache.add(keys, kept)
-        chosen, rejected = kept[inputs["pairs"]].unbind(1)
+        log_probs = self.reference_cache.get_or_compute(
+            inputs["keys"], lambda: self._reference_sums(model, inputs)
+        )
+        chosen, rejected = log_probs[inputs["pairs"]].unbind(1)
         return chosen, rejected
 
     def get_train_dataloader(self) -> DataLoader:
@@ -232,11 +226,11 @@ class FDPOTrainer(DPOTrainer):
         )
 
     @cached_property
-    def reference_cache(self) -> ReferenceCache | None:
-        """The reference's log-probabilities on disk; None where they cannot be kept."""
+    def reference_cache(self) -> ReferenceCache:
+        """The reference's log-probabilities on disk; disabled where they cannot be kept."""
         sharded = self.accelerator.distributed_type in SHARDED
         if self.args.reference_cache == OFF or self.args.sync_ref_model or sharded:
-            return None
+            return ReferenceCache(None)
         model = self.model if self.ref_model is None else self.ref_model
         bare = self.accelerator.unwrap_model(model)
         adapters = set(bare.peft_config) - {"ref"} if isinstance(bare, PeftModel) else set()
@@ -245,18 +239,18 @@ class FDPOTrainer(DPOTrainer):
             for name, value in bare.named_parameters()
             if not adapters & set(name.split("."))
         ]
-        config = bare.config.to_diff_dict()
-        config.pop("_name_or_path", None)
-        precision = self.accelerator.mixed_precision
-        name = fingerprint(weights, config, precision, bare.config._attn_implementation)
-        return ReferenceCache.of(name, self.args.reference_cache)
+        precision, attention = self.accelerator.mixed_precision, bare.config._attn_implementation
+        return ReferenceCache.open(
+            lambda: fingerprint(weights, model_config(bare), precision, attention),
+            self.args.reference_cache,
+        )
 
     def _share_prompts(self) -> None:
         """Lets the collator put completions into a row with their prompt, where the model can."""
         if self.args.shared_prompts is False or not isinstance(self.data_collator, PairCollator):
             return
         sharded = self.accelerator.distributed_type in SHARDED
-        reason = "its weights are sharded" if sharded else why_not_shared(self.model)
+        reason = "its weights are sharded" if sharded else packing_obstacle(self.model)
         if not reason:
             self.data_collator.hidden_size = self.model.config.get_text_config().hidden_size
         elif self.args.shared_prompts:
@@ -408,7 +402,7 @@ class FDPOTrainer(DPOTrainer):
         return "the last update"
 
 
-class Guard(TrainerCallback):
+class FiniteGradients(TrainerCallback):
     """Stops a run at a gradient that is not finite, and keeps the reference's log-probabilities."""
 
     def __init__(self, trainer: FDPOTrainer) -> None:
@@ -428,8 +422,7 @@ class Guard(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.trainer.reference_cache is not None:
-            self.trainer.reference_cache.save()
+        self.trainer.reference_cache.save()
 
     on_train_end = on_evaluate = on_save
 

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from datasets import DatasetDict, load_dataset
 
-from fdpo.llm.feedback import CompletionArguments
-from fdpo.llm.pretraining import gpt2_from_scratch, train_tokenizer
-from fdpo.preferences import Group, pairs_of, read_groups, read_pairs
-from fdpo.rows import read_rows, write_rows
+from fdpo.llm.generation.feedback import CompletionArguments
+from fdpo.preferences.pairs import Group, make_pairs
+from fdpo.preferences.schema import read_groups, read_pairs
+from fdpo.runs.rows import read_rows, write_rows
+from fdpo.tasks.imdb import gpt2_from_scratch, train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [f"this {a} film was {b} and the plot {c} so." for a in "abc" for b in "xyz" for c in "mn"]
@@ -105,7 +106,7 @@ def test_the_folder_loads_and_its_card_tells_the_truth(run: Run) -> None:
     pairs, groups = loaded("out"), loaded("out", "groups")["train"]
     prompts = Path("prompts.txt").read_text().split("\n")[:-1]
     assert groups["prompt"] == prompts
-    made, counts = pairs_of(read_groups("out/groups.jsonl"), k=3, k_top=4)
+    made, counts = make_pairs(read_groups("out/groups.jsonl"), k=3, k_top=4)
     rows = [dict(row) for split in ("train", "test") for row in pairs[split]]
     key = json.dumps
     assert sorted(map(key, rows)) == sorted(key(pair.row()) for pair in made)
@@ -134,7 +135,9 @@ def test_interrupted_it_goes_on_to_the_same_result(
     kept = {path: path.stat().st_mtime_ns for path in Path("out/parts").iterdir()}
     assert sorted(path.name for path in kept) == ["000000.jsonl", "000001.jsonl", "prompts.jsonl"]
     monkeypatch.setenv("STOP", "")
-    monkeypatch.setattr("fdpo.llm.prompts.openings", None)  # kept as well: not sampled again
+    monkeypatch.setattr(
+        "fdpo.llm.generation.prompts.openings", None
+    )  # kept as well: not sampled again
     run(prompts="model", num_prompts=20, prompt_words=1)
     whole = contents("whole")
     assert contents("out") == whole | {"README.md": whole["README.md"].replace("# whole", "# out")}
@@ -197,7 +200,7 @@ def test_scores_that_exist(run: Run) -> None:
     )
     run(groups="scored.jsonl", rule="all", output_dir=None, test_size=0, **nothing)
     assert set(contents("runs/dataset-scored")) == {"README.md", "train.jsonl", "groups.jsonl"}
-    assert read_pairs("runs/dataset-scored/train.jsonl") == pairs_of(groups, "all")[0]
+    assert read_pairs("runs/dataset-scored/train.jsonl") == make_pairs(groups, "all")[0]
     assert set(loaded("runs/dataset-scored")) == {"train"}
 
 

@@ -145,7 +145,7 @@ def tiny_clip() -> Callable[[Path, str], str]:
             CLIPVisionConfig,
         )
 
-        from fdpo.diffusion.picture_scorers import AestheticsModel
+        from fdpo.diffusion.text_to_image.scorers import AestheticsModel
 
         if folder.exists():
             return str(folder)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fdpo.diffusion.digits import (
+from fdpo.diffusion.evaluate import Report
+from fdpo.tasks.mnist import (
     FOREIGN,
     DigitClassifier,
     Judged,
@@ -15,8 +16,7 @@ from fdpo.diffusion.digits import (
     recall,
     save_real_features,
 )
-from fdpo.diffusion.evaluation import Report
-from fdpo.diffusion.pictures import load_mnist
+from fdpo.tasks.mnist_data import load_mnist
 
 CLASSIFIER = Path(__file__).parents[2] / "pretrained/mnist-classifier"
 

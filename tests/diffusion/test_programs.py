@@ -17,12 +17,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fdpo.diffusion import DDPM, Flow, PixelUNet
-from fdpo.diffusion.digits import NONE, DigitClassifier, Judged, judge, save_real_features
-from fdpo.diffusion.evaluation import Report
+from fdpo.diffusion.evaluate import Report
 from fdpo.diffusion.models import load, save
-from fdpo.diffusion.reference_pictures import reference_pictures
-from fdpo.preferences import read_groups, read_pairs
-from fdpo.rows import read_rows
+from fdpo.diffusion.reference_images import reference_images
+from fdpo.preferences.schema import read_groups, read_pairs
+from fdpo.runs.rows import read_rows
+from fdpo.tasks.mnist import NONE, DigitClassifier, Judged, judge, save_real_features
 
 ROOT = Path(__file__).parents[2]
 Program = Callable[[str], ModuleType]
@@ -108,15 +108,15 @@ def test_a_reference_is_sampled_once_for_all_that_compare_with_it(tmp_path: Path
     torch.manual_seed(0)
     model, other = (PixelUNet(block_out_channels=(8, 16), norm_num_groups=4) for _ in range(2))
     given: dict[str, Any] = {"model": model, "process": Flow(), "n": 3, "steps": 2}
-    fresh = reference_pictures(**given, folder="off")
+    fresh = reference_images(**given, folder="off")
     kept = str(tmp_path)
-    assert torch.equal(reference_pictures(**given, folder=kept), fresh)
+    assert torch.equal(reference_images(**given, folder=kept), fresh)
     [file] = tmp_path.iterdir()
     save_file({"pictures": fresh + 1}, file)
-    assert torch.equal(reference_pictures(**given, folder=kept), fresh + 1)  # read, not drawn again
+    assert torch.equal(reference_images(**given, folder=kept), fresh + 1)  # read, not drawn again
     for change in ({"process": DDPM()}, {"n": 4}, {"steps": 3}, {"seed": 5}, {"model": other}):
-        fresh = reference_pictures(**given | change, folder="off")
-        assert torch.equal(reference_pictures(**given | change, folder=kept), fresh)
+        fresh = reference_images(**given | change, folder="off")
+        assert torch.equal(reference_images(**given | change, folder=kept), fresh)
     assert len(list(tmp_path.iterdir())) == 6
 
 
@@ -213,7 +213,7 @@ WRONG = [
 
 
 def wrong_folders() -> None:
-    from fdpo.diffusion.pictures import write_picture
+    from fdpo.diffusion.images import write_image
 
     for folder, side, names, size in [
         ("good", "chosen", "01", 28), ("good", "rejected", "01", 28),
@@ -222,7 +222,7 @@ def wrong_folders() -> None:
         ("torn", "chosen", "0", 28), ("torn", "rejected", "0", 28),
     ]:  # fmt: skip
         for name in names:
-            write_picture(f"{folder}/{side}/{name}.png", torch.zeros(1, size, size))
+            write_image(f"{folder}/{side}/{name}.png", torch.zeros(1, size, size))
     for name in ("chosen/0.png", "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"):
         Path("torn", name).write_bytes(b"torn")
     save(PixelUNet(32, block_out_channels=(8, 16), norm_num_groups=4), DDPM(), "large")

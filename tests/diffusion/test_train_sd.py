@@ -23,11 +23,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fdpo.diffusion.framing import Cut, Framing, decode
-from fdpo.diffusion.saving import COMFYUI_LORA
-from fdpo.diffusion.stable_diffusion import LORA, StableDiffusion, load
-from fdpo.preferences import read_groups, read_pairs
-from fdpo.rows import write_rows
+from fdpo.diffusion.text_to_image.pipeline import LORA, StableDiffusion, load
+from fdpo.diffusion.text_to_image.save import COMFYUI_LORA
+from fdpo.diffusion.text_to_image.transforms import Cut, PairTransform, decode
+from fdpo.preferences.schema import read_groups, read_pairs
+from fdpo.runs.rows import write_rows
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "diffusion/configs"
@@ -117,7 +117,7 @@ def test_from_pairs_to_what_diffusers_loads(
     if options["rank"]:
         assert not Path("out/model_index.json").exists()
         pipeline.load_lora_weights("out", weight_name=LORA)
-    from fdpo.seeds import derived_seed
+    from fdpo.runs.seeds import derived_seed
 
     for i in (0, 1):
         picture = pipeline(
@@ -242,7 +242,7 @@ def test_what_won_is_drawn_more(run: Run, pipelines: Pipelines) -> None:
 def latent_mean(model: StableDiffusion, side: str) -> torch.Tensor:
     """The mean latents of one colour's pictures."""
     pixels = [
-        Framing(16).apply(decode(path.read_bytes(), "a"), Cut())[0]
+        PairTransform(16).apply(decode(path.read_bytes(), "a"), Cut())[0]
         for path in Path("pairs").glob(f"{side}-*.png")
     ]
     return model.moments(torch.stack(pixels))[:, 0].mean(0)
@@ -334,7 +334,7 @@ def test_a_scorer_labels_pick_a_pic_anew(
 
 def test_the_divergence_that_does_not_count_is_warned_of() -> None:
     from fdpo import get_divergence
-    from fdpo.diffusion.linearity import bend, linearity_warning
+    from fdpo.estimators.linearity import bend, linearity_warning
 
     js = get_divergence("js")
     assert bend(js, [1e-4, 0.0]) == pytest.approx(1e-4 / 4, rel=1e-3)  # g = ℓ/2 − ℓ²/8 + …
@@ -356,7 +356,7 @@ def test_upload(run: Run, pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch)
             calls.append(options)
             return "the hub"
 
-    monkeypatch.setattr("fdpo.diffusion.saving.HfApi", Hub)
+    monkeypatch.setattr("fdpo.diffusion.text_to_image.save.HfApi", Hub)
     train(
         run, pipelines("sd-e"), rank=2, max_train_steps=1, push_to_hub=True, hub_model_id="me/lora"
     )

@@ -19,12 +19,12 @@ from fdpo.diffusion import (
     DDPM,
     DiffusionConfig,
     DiffusionTrainer,
-    DrawnPairs,
     Flow,
-    PicturePairs,
+    ImagePairs,
+    PairDataset,
     PixelUNet,
 )
-from fdpo.diffusion.pairs import Shuffled
+from fdpo.diffusion.dataset import ResumableSampler
 
 MakeTrainer = Callable[..., DiffusionTrainer]
 
@@ -34,10 +34,10 @@ def tiny_model(seed: int = 0) -> PixelUNet:
     return PixelUNet(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4)
 
 
-def tiny_pairs(n: int = 16) -> PicturePairs:
+def tiny_pairs(n: int = 16) -> ImagePairs:
     generator = torch.Generator().manual_seed(7)
     pictures = torch.rand(2 * n, 1, 8, 8, generator=generator) * 2 - 1
-    return PicturePairs(pictures, [(i, n + i) for i in range(n)])
+    return ImagePairs(pictures, [(i, n + i) for i in range(n)])
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_both_sides_share_their_draws(make_trainer: MakeTrainer) -> None:
 def test_draws_follow_from_seed_epoch_and_pair_alone(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer()
     pairs = [
-        DrawnPairs(tiny_pairs(), trainer.process, seed=seed)[epoch, index]["noise"]
+        PairDataset(tiny_pairs(), trainer.process, seed=seed)[epoch, index]["noise"]
         for seed, epoch, index in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
     ]
     assert torch.equal(trainer.drawn[0, 0]["noise"], pairs[0])
@@ -157,12 +157,12 @@ def test_draws_follow_from_seed_epoch_and_pair_alone(make_trainer: MakeTrainer) 
 
 
 def test_an_epoch_gives_every_pair_once_and_goes_on_from_anywhere() -> None:
-    order = list(Shuffled(5, 12, seed=1))
+    order = list(ResumableSampler(5, 12, seed=1))
     assert sorted(order[:5]) == [(0, i) for i in range(5)]
     assert sorted(order[5:10]) == [(1, i) for i in range(5)]
     assert [i for _, i in order[:5]] != [i for _, i in order[5:10]]
     for start in range(12):
-        assert list(Shuffled(5, 12 - start, start, seed=1)) == order[start:]
+        assert list(ResumableSampler(5, 12 - start, start, seed=1)) == order[start:]
 
 
 def test_the_terms_of_the_loss(make_trainer: MakeTrainer) -> None:
@@ -430,7 +430,7 @@ def test_layers_that_are_not_there(make_trainer: MakeTrainer) -> None:
 
 SCRIPT = """
 import json, os, signal, sys, torch
-from fdpo.diffusion import DDPM, DiffusionConfig, DiffusionTrainer, PicturePairs, PixelUNet
+from fdpo.diffusion import DDPM, DiffusionConfig, DiffusionTrainer, ImagePairs, PixelUNet
 {functions}
 folder, size = sys.argv[1], int(sys.argv[2])
 config = DiffusionConfig(

@@ -10,12 +10,12 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 
-from fdpo.llm import reference_samples
 from fdpo.llm.config import FDPOConfig
-from fdpo.llm.generation import Completion, sample
+from fdpo.llm.generation import reference_samples
+from fdpo.llm.generation.sampling import Completion, sample
 from fdpo.llm.models import load_model, load_tokenizer
 from fdpo.llm.trainer import FDPOTrainer
-from fdpo.reference_cache import ReferenceCache
+from fdpo.runs.cache import ReferenceCache
 
 KEYS = torch.tensor([[1, 2], [3, 4], [5, -6]])
 LORA = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True)

@@ -13,8 +13,8 @@ from trl.trainer import utils
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import FusedCausalLMOutput
 
+from fdpo.llm.chunked_head import ChunkedHead
 from fdpo.llm.config import REFUSED
-from fdpo.llm.head import TiledOrTRLs
 
 
 def test_version_is_the_pinned_one() -> None:
@@ -47,7 +47,7 @@ def test_fused_head_looks_its_function_up_where_ours_takes_its_place() -> None:
     forward = inspect.getsource(utils.add_fused_lm_head)
     assert "_ChunkedLogProbFunction.apply(" in forward
     theirs = list(inspect.signature(ChunkedLogProbFunction.forward).parameters)[1:]  # after ctx
-    assert len(theirs) == len(inspect.signature(TiledOrTRLs.apply).parameters)
+    assert len(theirs) == len(inspect.signature(ChunkedHead.apply).parameters)
     assert theirs[:4] == ["hidden", "weight", "bias", "targets"]
 
 

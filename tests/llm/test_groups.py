@@ -11,9 +11,10 @@ from datasets import Dataset
 from peft import LoraConfig
 
 from fdpo.llm.config import FDPOConfig
-from fdpo.llm.sampling import PairSampler
+from fdpo.llm.sampler import PairSampler
 from fdpo.llm.trainer import FDPOTrainer
-from fdpo.preferences import RankArguments, groups_from_rows, pairs_of
+from fdpo.preferences.pairs import PairingConfig, make_pairs
+from fdpo.preferences.schema import groups_from_rows
 
 LORA = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True)
 
@@ -43,7 +44,7 @@ def test_groups_equal_their_pairs(
         train_dataset=Dataset.from_list(rows),
         peft_config=LORA if lora else None,
     )
-    pairs, _ = pairs_of(groups_from_rows(rows))
+    pairs, _ = make_pairs(groups_from_rows(rows))
     assert len(trainer.train_dataset) == len(pairs) == 24
     generator = torch.Generator().manual_seed(1)
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
@@ -74,7 +75,7 @@ def test_the_rank_rule_is_the_callers(
         FDPOConfig(str(tmp_path), per_device_train_batch_size=2, num_train_epochs=2),
         train_dataset=Dataset.from_list(rows[:3]),
         eval_dataset=Dataset.from_list(rows[3:]),
-        rank=RankArguments(rule="best_worst"),
+        rank=PairingConfig(rule="best_worst"),
     )
     assert len(trainer.train_dataset) == 3 and len(trainer.eval_dataset) == 1
     best = rows[0]["completions"][rows[0]["scores"].index(5.0)]

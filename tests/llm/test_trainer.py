@@ -22,7 +22,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 import fdpo
-from fdpo.llm.batches import PairCollator
+from fdpo.llm.collator import PairCollator
 from fdpo.llm.config import FDPOConfig
 from fdpo.llm.trainer import FDPOTrainer, pair_collator
 

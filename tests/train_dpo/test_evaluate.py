@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from fdpo import get_divergence
-from fdpo.calibration import calibration
-from fdpo.llm.generation import completion_log_probs
+from fdpo.estimators.calibration import calibration
+from fdpo.llm.generation.sampling import completion_log_probs
 from fdpo.llm.models import load_model, load_tokenizer
 
 ROOT = Path(__file__).parents[2]

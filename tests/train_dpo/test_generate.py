@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fdpo.llm.generation import completion_log_probs, prompt_ids
-from fdpo.llm.pretraining import gpt2_from_scratch, train_tokenizer
-from fdpo.rows import read_rows
+from fdpo.llm.generation.sampling import completion_log_probs, prompt_ids
+from fdpo.runs.rows import read_rows
+from fdpo.tasks.imdb import gpt2_from_scratch, train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 from safetensors.torch import load_file
 
-from fdpo.rows import read_rows
+from fdpo.runs.rows import read_rows
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,1 @@
+"""Command lines: arguments, the life of a run, sweeps."""

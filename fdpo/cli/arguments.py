@@ -1,0 +1,369 @@
+"""Command lines and presets: dataclasses in, one clear line out if something is wrong.
+
+The options of a program are the fields of its dataclasses, its own beside TRL's and transformers'.
+A value comes from the command line, else from the YAML file of ``--config``, else from the field's
+default. YAML values are read as the text that stands there and converted exactly as on the command
+line, so ``1e-4`` is a number in both and ``two`` is none in either. A mistake of the user ends the
+program with status 2 and ``<program>: error: <where, what was found, what is allowed>``.
+"""
+
+import difflib
+import json
+import os
+import re
+import sys
+from argparse import SUPPRESS, Action, ArgumentError, ArgumentTypeError
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING
+from functools import partial
+from pathlib import Path
+from types import NoneType
+from typing import Any, NoReturn, get_type_hints
+
+import yaml
+from transformers import HfArgumentParser
+
+from fdpo.cli.fields import default_value, hint_types, option_fields
+from fdpo.cli.help import help_text
+
+_NULL = "tag:yaml.org,2002:null"
+
+_KINDS = {yaml.MappingNode: "a mapping", yaml.SequenceNode: "a list", yaml.ScalarNode: "a value"}
+
+
+def parse(
+    types: Sequence[type],
+    argv: Sequence[str] | None = None,
+    *,
+    program: str,
+    description: str = "",
+    common: Sequence[str] = (),
+    aliases: Mapping[str, str] | None = None,
+    resets: Mapping[str, Sequence[str]] | None = None,
+    check: Callable[..., None] | None = None,
+) -> tuple[Any, ...]:
+    """One instance of each dataclass, filled from the command line and ``--config FILE``.
+
+    Args:
+        types: dataclasses whose fields are the options; no two may share a field's name.
+        argv: the arguments, by default the program's own.
+        program: the name that errors and ``--help`` give.
+        description: what the program does, for ``--help``.
+        common: fields of TRL's and transformers' dataclasses that ``--help`` shows beside our own;
+            ``--help_all`` shows all.
+        aliases: other names of options, as in ``{"model": "model_name_or_path"}``, in YAML too.
+        resets: ``{"loss": ("alpha",)}`` makes ``--loss`` on the command line discard the ``alpha``
+            of the YAML file, which was meant for the loss of that file.
+        check: called with the instances; its ``ValueError`` is a mistake of the user.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = _Parser(types, aliases or {})
+    if not {"-h", "--help", "--help_all", "--help-all"}.isdisjoint(argv):
+        everything = {"-h", "--help"}.isdisjoint(argv)
+        print(help_text(parser, program, description, None if everything else common))
+        raise SystemExit(0)
+    with usage_errors(program):
+        parsed = parser.build(_with_preset(parser, argv, resets or {}))
+        if check is not None:
+            check(*parsed)
+    return parsed
+
+
+def reader(
+    types: Sequence[type], aliases: Mapping[str, str] | None = None
+) -> Callable[[Sequence[str]], tuple[Any, ...]]:
+    """What :func:`parse` does with a command line, as a function to be called many times.
+
+    It returns an instance of each dataclass; a mistake is a ``ValueError``.
+    """
+    parser = _Parser(types, aliases or {})
+    return lambda argv: parser.build(parser.read(argv))
+
+
+Words = tuple[str, ...]
+"""A value of an option as it stands on a command line; several words if the option is a list."""
+
+
+def parse_grid(
+    own: type,
+    types: Sequence[type],
+    argv: Sequence[str] | None = None,
+    *,
+    program: str,
+    description: str = "",
+    aliases: Mapping[str, str] | None = None,
+    resets: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[Any, dict[str, list[Words]]]:
+    """A program's own options, and any number of values for each option of another program.
+
+    ``--beta 0.1 1 --seed 0 --seed 1`` gives two values each; of an option that is a list,
+    ``--scorers a b --scorers c`` gives two lists. In YAML several values are a list, and several
+    lists a list of lists. Values are kept as they stand there: :func:`reader` converts and checks
+    them.
+
+    Args:
+        own: dataclass of the program's own options, which have one value. They hide options of
+            the other program with the same name.
+        types: dataclasses of the other program's options.
+        argv, program, description, aliases, resets: as for :func:`parse`.
+
+    Returns:
+        The instance of ``own``, and the values of the other options that were given, in the order
+        in which they were: those of the YAML file first.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = _GridParser(own, types, aliases or {})
+    if not {"-h", "--help", "--help_all", "--help-all"}.isdisjoint(argv):
+        print(help_text(parser, program, description, None))
+        raise SystemExit(0)
+    with usage_errors(program):
+        values = _with_preset(parser, argv, resets or {})
+        (instance,) = parser.build(values)
+    return instance, {name: values[name] for name in values if name in parser.grid}
+
+
+def _with_preset(
+    parser: "_Parser", argv: Sequence[str], resets: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """Values of the YAML file, then of the command line, which may discard some of the file's."""
+    given = parser.read(argv)
+    preset = parser.read_file(given.pop("config")) if "config" in given else {}
+    for option, dependent in resets.items():
+        if option in given:
+            preset = {name: value for name, value in preset.items() if name not in dependent}
+    return {**preset, **given}
+
+
+def resolved(*parsed: Any) -> dict[str, Any]:
+    """The value of every option of the dataclass instances, by name."""
+    return {field.name: getattr(one, field.name) for one in parsed for field in option_fields(one)}
+
+
+def fail(program: str, error: object) -> NoReturn:
+    """Ends a program with status 2 and ``<program>: error: <message>`` on one line of stderr."""
+    if isinstance(error, OSError) and error.filename:
+        error = f"{error.filename}: {error.strerror}"
+    print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+@contextmanager
+def usage_errors(program: str) -> Iterator[None]:
+    """Turns a ``ValueError`` or ``OSError`` raised inside into :func:`fail`.
+
+    For the part of a program that reads the user's input, never for the work itself, whose errors
+    need their traceback.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        fail(program, error)
+
+
+class _Parser(HfArgumentParser):
+    """transformers' parser, reporting only what was given, and each mistake as a ``ValueError``."""
+
+    def __init__(self, types: Sequence[type], aliases: Mapping[str, str]) -> None:
+        super().__init__(types, allow_abbrev=False, add_help=False, exit_on_error=False)
+        # Values too are -1e-3 and -inf, which argparse took for options before Python 3.14.
+        self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")
+        self.types = types
+        self.aliases = aliases
+        self.hints: dict[str, Any] = {}
+        for one in types:
+            hints = get_type_hints(one)
+            self.hints |= {field.name: hints[field.name] for field in option_fields(one)}
+        for action in self._actions:
+            self._adapt(action)
+        for alias, name in aliases.items():
+            self._add_alias(alias, self.action(name))
+        self.add_argument("--config", default=SUPPRESS)
+
+    def action(self, name: str) -> Action:
+        return self._option_string_actions[f"--{name}"]
+
+    def _adapt(self, action: Action) -> None:
+        """Defaults stay with the dataclasses; dictionaries are JSON; a bare flag means true."""
+        action.default, action.required = SUPPRESS, False
+        members = hint_types(self.hints[action.dest])
+        if dict in members:
+            action.type, action.nargs = partial(_json_object, members=members), None
+        elif bool in members and action.nargs is None:
+            action.nargs, action.const = "?", True
+
+    def _add_alias(self, alias: str, action: Action) -> None:
+        self.add_argument(
+            *dict.fromkeys((f"--{alias}", f"--{alias.replace('_', '-')}")),
+            dest=action.dest,
+            default=SUPPRESS,
+            type=action.type,
+            nargs=action.nargs,
+            choices=action.choices,
+            const=action.const,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+    def read(self, argv: Sequence[str]) -> dict[str, Any]:
+        """The options in ``argv``, the last one of a name, converted."""
+        try:
+            given, unknown = self.parse_known_args(list(argv))
+        except ArgumentError as error:
+            option = (error.argument_name or "").split("/")[0]
+            raise ValueError(f"{option}: {error.message}") from None
+        if unknown and unknown[0].startswith("-"):
+            name = unknown[0].split("=")[0]
+            raise ValueError(f"unknown option {name}{self._suggestion(name, prefix='--')}")
+        if unknown:
+            raise ValueError(f"unexpected argument {unknown[0]!r}")
+        return vars(given)
+
+    def read_file(self, path: str) -> dict[str, Any]:
+        """The options in a YAML file, converted; its ``env`` mapping goes to the environment."""
+        values: dict[str, Any] = {}
+        for key, node in _yaml_entries(path):
+            where = f"{path}, line {node.start_mark.line + 1}"
+            name = self.aliases.get(key, key)
+            if name in values:
+                raise ValueError(f"{where}: {key} is given a second time")
+            if name not in self.hints and name != "env":
+                raise ValueError(f"{where}: unknown option {key!r}{self._suggestion(key)}")
+            try:
+                values[name] = self._from_node(name, node)
+            except (ValueError, yaml.YAMLError) as error:
+                raise ValueError(f"{where}: {key}: {error}") from None
+        os.environ.update({key: str(value) for key, value in values.pop("env", {}).items()})
+        return values
+
+    def build(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The dataclasses' instances; what their ``__post_init__`` refuses is a ``ValueError``."""
+        for field in (field for one in self.types for field in option_fields(one)):
+            if field.name not in values and default_value(field) is MISSING:
+                raise ValueError(f"--{field.name} is needed")
+        try:
+            return tuple(
+                one(**{f.name: values[f.name] for f in option_fields(one) if f.name in values})
+                for one in self.types
+            )
+        except (TypeError, ImportError, RuntimeError) as error:
+            raise ValueError(str(error)) from error
+
+    def _from_node(self, name: str, node: yaml.Node) -> Any:
+        members = hint_types(self.hints.get(name, dict))
+        if node.tag == _NULL and NoneType in members:
+            return None
+        if isinstance(node, yaml.MappingNode) and dict in members:
+            return yaml.SafeLoader("").construct_document(node)
+        if isinstance(node, yaml.SequenceNode) and list in members:
+            return [self._item(name, item) for item in node.value]
+        if isinstance(node, yaml.ScalarNode) and node.tag != _NULL and name in self.hints:
+            return self._from_text(name, node.value)
+        found = "nothing" if node.tag == _NULL else _KINDS[type(node)]
+        expected = "a mapping" if members == {dict} else "a value"
+        raise ValueError(f"{expected} is expected, found {found}")
+
+    def _item(self, name: str, node: yaml.Node) -> Any:
+        if not isinstance(node, yaml.ScalarNode):
+            raise ValueError(
+                f"a list of single values is expected, found {_KINDS[type(node)]} in it"
+            )
+        value = self._from_text(name, node.value)
+        return value[0] if isinstance(value, list) else value
+
+    def _from_text(self, name: str, text: str) -> Any:
+        try:
+            return getattr(self.parse_known_args([f"--{name}={text}"])[0], name)
+        except ArgumentError as error:
+            raise ValueError(error.message) from None
+
+    def _suggestion(self, name: str, prefix: str = "") -> str:
+        known = [*self.hints, *self.aliases, "config", "help", "help_all"]
+        close = difflib.get_close_matches(name.lstrip("-").replace("-", "_"), known)
+        names = " or ".join(prefix + one for one in close)
+        return f"; did you mean {names}?" if close else "; --help_all lists all options"
+
+
+class _GridParser(_Parser):
+    """Reads the options of ``own`` as always, and of each other option a list of values."""
+
+    def __init__(self, own: type, types: Sequence[type], aliases: Mapping[str, str]) -> None:
+        super().__init__((own,), {})
+        other = _Parser(types, aliases)
+        self.grid = {name: hint for name, hint in other.hints.items() if name not in self.hints}
+        self.lists = {name for name in self.grid if other.action(name).nargs in ("+", "*")}
+        self.hints |= self.grid
+        self.aliases = aliases
+        for name in self.grid:
+            names = [name, *(alias for alias, meant in aliases.items() if meant == name)]
+            spelled = (f"--{n}" for name in names for n in (name, name.replace("_", "-")))
+            self.add_argument(
+                *dict.fromkeys(spelled), dest=name, nargs="*", action="append", default=SUPPRESS
+            )
+
+    def read(self, argv: Sequence[str]) -> dict[str, Any]:
+        return {
+            name: self._values(name, value) if name in self.grid else value
+            for name, value in super().read(argv).items()
+        }
+
+    def _values(self, name: str, occurrences: list[list[str]]) -> list[Words]:
+        bare = ["true"] if bool in hint_types(self.grid[name]) else []
+        found = [words or bare for words in occurrences]
+        if [] in found:
+            raise ValueError(f"--{name}: a value is expected")
+        if name in self.lists:
+            return [tuple(words) for words in found]
+        return [(word,) for words in found for word in words]
+
+    def _from_node(self, name: str, node: yaml.Node) -> Any:
+        if name not in self.grid:
+            return super()._from_node(name, node)
+        several = isinstance(node, yaml.SequenceNode) and (
+            name not in self.lists or any(isinstance(n, yaml.SequenceNode) for n in node.value)
+        )
+        return [self._words(name, one) for one in (node.value if several else [node])]
+
+    def _words(self, name: str, node: yaml.Node) -> Words:
+        if isinstance(node, yaml.MappingNode):
+            return (json.dumps(yaml.SafeLoader("").construct_document(node)),)
+        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        scalars = all(isinstance(n, yaml.ScalarNode) and n.tag != _NULL for n in nodes)
+        if not nodes or not scalars or (nodes != [node] and name not in self.lists):
+            found = "nothing" if node.tag == _NULL else _KINDS[type(node)]
+            raise ValueError(f"a value, or a list of them, is expected, found {found}")
+        return tuple(n.value for n in nodes)
+
+
+def _yaml_entries(path: str) -> list[tuple[str, yaml.Node]]:
+    """Keys and value nodes of a YAML file that holds one mapping."""
+    if not Path(path).is_file():
+        raise ValueError(f"--config: there is no file {path}")
+    try:
+        root = yaml.compose(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ValueError(f"{path}, line {line}: not valid YAML: {error.problem}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: not a text file of YAML: {error}") from None
+    if not isinstance(root, yaml.MappingNode):
+        found = "nothing" if root is None else _KINDS[type(root)]
+        raise ValueError(f"{path}: lines like 'beta: 0.1' are expected, found {found}")
+    return [(str(key.value), value) for key, value in root.value]
+
+
+def _json_object(text: str, members: set[Any]) -> dict[str, Any] | str | None:
+    if NoneType in members and text.lower() in ("none", "null"):
+        return None
+    if str in members and Path(text).is_file():  # TRL's dictionaries may be named by their file
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ArgumentTypeError(
+            f"""a JSON object like '{{"t": 0.3}}' is expected, found {text!r}"""
+        )
+    return value

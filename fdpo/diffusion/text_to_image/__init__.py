@@ -1,0 +1,1 @@
+"""Text-to-image pipelines: Stable Diffusion 1.x, 2.x and XL."""

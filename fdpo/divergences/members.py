@@ -1,0 +1,389 @@
+r"""f-divergences as links between log-ratios and rewards.
+
+With :math:`u = \pi_\theta / \pi_\text{ref}`, :math:`\ell = \log u` and a convex generator
+:math:`f`, :math:`f(1) = 0`, the divergence is
+:math:`D_f(\pi_\theta \| \pi_\text{ref}) = E_\text{ref}[f(u)]`. The policy that maximises
+:math:`E_\pi[r] - \beta D_f` has :math:`r = \beta f'(u)` up to a constant, so that all which
+preference optimisation needs of :math:`f` is its **link** and the link's **slope**,
+
+.. math::
+    g(\ell) = f'(e^\ell) - f'(1), \qquad w(\ell) = g'(\ell) = e^\ell f''(e^\ell) \geq 0.
+
+A divergence is **exact** if :math:`f'(0^+) = -\infty`: then every optimum is positive everywhere
+and f-DPO recovers it; if not, only where it is positive anyway. Its **curvature** is
+:math:`f''(1) = w(0)`.
+
+Links are written in the log domain, in forms that keep their digits: where the code differs from
+the equation in the docstring, it is the same function without cancellation or overflow.
+
+A new divergence is one class (:math:`f`, link, slope and, where it has one, inverse; see
+:class:`Divergence`) and its entry in :data:`DIVERGENCES`.
+
+References:
+    | Beyond Reverse KL: Generalizing Direct Preference Optimization with Diverse Divergence
+      Constraints (Wang et al., 2024), https://arxiv.org/abs/2309.16240
+    | Correcting the Mythos of KL-Regularization: Direct Alignment without Overoptimization via
+      Chi-Squared Preference Optimization (Huang et al., 2025), https://arxiv.org/abs/2407.13399
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from fdpo.divergences.base import Divergence, parameters
+from fdpo.divergences.numerics import is_number
+
+LOG_2 = math.log(2)
+
+
+@final
+@dataclass(frozen=True)
+class ReverseKL(Divergence):
+    r"""Reverse KL: :math:`f = u \log u`, :math:`g = \ell`, :math:`w = 1`. Gives DPO."""
+
+    name = "reverse_kl"
+
+    def _f(self, ratio: Tensor) -> Tensor:
+        return torch.xlogy(ratio, ratio)
+
+    def _link(self, log_ratio: Tensor) -> Tensor:
+        return log_ratio.clone()
+
+    def _slope(self, log_ratio: Tensor) -> Tensor:
+        return torch.ones_like(log_ratio)
+
+    def _inverse_link(self, value: Tensor) -> Tensor:
+        return value.clone()
+
+
+class _Power(Divergence):
+    r"""A multiple :math:`c f_\alpha` of an :math:`\alpha`-divergence. Abstract."""
+
+    alpha: float
+    scale: float = 1.0
+
+    @property
+    def exact(self) -> bool:
+        return self.alpha >= 0
+
+    def _f(self, ratio: Tensor) -> Tensor:
+        alpha, log_ratio = self.alpha, ratio.log()
+        if alpha == 1:
+            return self.scale * (ratio - 1 - log_ratio)
+        if alpha >= 0.5:
+            power = torch.expm1((1 - alpha) * log_ratio) / (1 - alpha)
+            return self.scale / alpha * (ratio - 1 - power)
+        product = torch.where(ratio == 0, 0, ratio * _power_link(log_ratio, alpha))
+        return self.scale / (1 - alpha) * (product - (ratio - 1))
+
+    def _link(self, log_ratio: Tensor) -> Tensor:
+        return self.scale * _power_link(log_ratio, self.alpha)
+
+    def _slope(self, log_ratio: Tensor) -> Tensor:
+        return self.scale * torch.exp(-self.alpha * log_ratio)
+
+    def _inverse_link(self, value: Tensor) -> Tensor:
+        if abs(self.alpha) < 1e-20:
+            return value / self.scale
+        # the clamp turns what lies outside the range into an infinity
+        power = (-self.alpha * (value / self.scale)).clamp(min=-1)
+        return -torch.log1p(power) / self.alpha
+
+    def _difference(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.scale * _power_difference(a, b, self.alpha)
+
+
+def _power_link(log_ratio: Tensor, alpha: float) -> Tensor:
+    if abs(alpha) < 1e-20:  # the limit, reached long before the quotient underflows
+        return log_ratio.clone()
+    return -torch.expm1(-alpha * log_ratio) / alpha
+
+
+def _power_difference(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    # |e^{-αb} - e^{-αa}|/|α| = e^{-αc} (1 - e^{-|α||a-b|})/|α|, c the one with the larger power
+    steeper = torch.minimum(a, b) if alpha > 0 else torch.maximum(a, b)
+    rise = torch.exp(-alpha * steeper) * _power_link((a - b).abs(), abs(alpha))
+    return torch.where(a == b, 0, torch.sign(a - b) * rise)
+
+
+@final
+@dataclass(frozen=True)
+class Alpha(_Power):
+    r"""α-divergence: :math:`f = (u^{1-\alpha} - (1-\alpha)u - \alpha)/(\alpha(\alpha-1))`.
+
+    :math:`g = (1 - e^{-\alpha\ell})/\alpha`, :math:`w = e^{-\alpha\ell}`. 0 gives the reverse KL,
+    1 the forward KL; negative values are not exact.
+
+    Arguments:
+        alpha: Any finite number, in the convention of the paper (see :func:`alpha_from_trl`).
+    """
+
+    name = "alpha"
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not (is_number(self.alpha) and math.isfinite(self.alpha)):
+            raise ValueError(f"alpha must be a finite number, got {self.alpha!r}")
+
+
+@final
+@dataclass(frozen=True)
+class ForwardKL(_Power):
+    r"""Forward KL: :math:`f = -\log u`, :math:`g = 1 - e^{-\ell}`, :math:`w = e^{-\ell}`."""
+
+    name = "forward_kl"
+    alpha = 1.0
+
+    def _f(self, ratio: Tensor) -> Tensor:
+        return -ratio.log()
+
+
+@final
+@dataclass(frozen=True)
+class SquaredHellinger(_Power):
+    r"""Squared Hellinger: :math:`f = (\sqrt u - 1)^2`.
+
+    :math:`g = 1 - e^{-\ell/2}`, :math:`w = e^{-\ell/2}/2`.
+    """
+
+    name = "squared_hellinger"
+    alpha = 0.5
+    scale = 0.5
+
+
+@final
+@dataclass(frozen=True)
+class NeymanChi2(_Power):
+    r"""Neyman :math:`\chi^2`: :math:`f = (1-u)^2/u`.
+
+    :math:`g = 1 - e^{-2\ell}`, :math:`w = 2e^{-2\ell}`.
+    """
+
+    name = "neyman_chi2"
+    alpha = 2.0
+    scale = 2.0
+
+
+@final
+@dataclass(frozen=True)
+class PearsonChi2(_Power):
+    r"""Pearson :math:`\chi^2`: :math:`f = (u-1)^2`, :math:`g = 2(e^\ell - 1)`, :math:`w = 2e^\ell`.
+
+    Not exact: f-DPO has the right optimum only while :math:`E_\text{ref}[r] - \min r < 2\beta`.
+    """
+
+    name = "pearson_chi2"
+    alpha = -1.0
+    scale = 2.0
+
+
+@final
+@dataclass(frozen=True)
+class Jeffreys(Divergence):
+    r"""Jeffreys, the sum of both KLs: :math:`f = (u-1)\log u`.
+
+    :math:`g = \ell + 1 - e^{-\ell}`, :math:`w = 1 + e^{-\ell}`.
+    """
+
+    name = "jeffreys"
+
+    def _f(self, ratio: Tensor) -> Tensor:
+        return (ratio - 1) * ratio.log()
+
+    def _link(self, log_ratio: Tensor) -> Tensor:
+        return log_ratio - torch.expm1(-log_ratio)
+
+    def _slope(self, log_ratio: Tensor) -> Tensor:
+        return 1 + torch.exp(-log_ratio)
+
+    def _inverse_link(self, value: Tensor) -> Tensor:
+        return -_inverse_of_exp_plus_identity(-value)  # g(ℓ) = -chi2_kl's at -ℓ
+
+    def _difference(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a - b) + _power_difference(a, b, 1.0)
+
+
+@final
+@dataclass(frozen=True)
+class Chi2KL(Divergence):
+    r"""Half of Pearson's and the reverse KL, of χPO: :math:`f = (u-1)^2/2 + u\log u`.
+
+    :math:`g = e^\ell - 1 + \ell`, :math:`w = e^\ell + 1`.
+    """
+
+    name = "chi2_kl"
+
+    def _f(self, ratio: Tensor) -> Tensor:
+        return (ratio - 1).square() / 2 + torch.xlogy(ratio, ratio)
+
+    def _link(self, log_ratio: Tensor) -> Tensor:
+        return torch.expm1(log_ratio) + log_ratio
+
+    def _slope(self, log_ratio: Tensor) -> Tensor:
+        return torch.exp(log_ratio) + 1
+
+    def _inverse_link(self, value: Tensor) -> Tensor:
+        return _inverse_of_exp_plus_identity(value)
+
+    def _difference(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a - b) + _power_difference(a, b, -1.0)
+
+
+def _inverse_of_exp_plus_identity(value: Tensor) -> Tensor:
+    """Inverts :math:`e^x - 1 + x` by Newton's method from above, in float64."""
+    target = value.double()
+    start = torch.where(target <= 0, target, target.clamp(min=0).log1p())
+    x = start
+    for _ in range(6):
+        x = x - (torch.expm1(x) + (x - target)) / (torch.exp(x) + 1)
+    return torch.where(target.abs() > 1e300, start, x).to(value.dtype)  # there the start is exact
+
+
+@final
+@dataclass(frozen=True)
+class JS(Divergence):
+    r"""Twice Jensen-Shannon: :math:`f = u\log u - (u+1)\log\frac{u+1}{2}`.
+
+    :math:`g = \log 2 + \log\sigma(\ell)`, :math:`w = \sigma(-\ell)`.
+    """
+
+    name = "js"
+
+    def _f(self, ratio: Tensor) -> Tensor:
+        return torch.xlogy(ratio, 2 * (ratio / (ratio + 1))) - ((ratio + 1) / 2).log()
+
+    def _link(self, log_ratio: Tensor) -> Tensor:
+        return log_ratio.clamp(max=0) - torch.log1p(torch.expm1(-log_ratio.abs()) / 2)
+
+    def _slope(self, log_ratio: Tensor) -> Tensor:
+        return torch.sigmoid(-log_ratio)
+
+    def _inverse_link(self, value: Tensor) -> Tensor:
+        inside = value - torch.log1p(-torch.expm1(value))
+        return torch.where(value >= LOG_2, torch.inf, inside)
+
+    def _difference(self, a: Tensor, b: Tensor) -> Tensor:
+        return _logsigmoid_difference(a, b, 0.0)
+
+
+def _logsigmoid_difference(a: Tensor, b: Tensor, shift: float) -> Tensor:
+    """Returns :math:`\\log\\sigma(a - s) - \\log\\sigma(b - s)`."""
+    distance = (a - b).abs()
+    low, high = torch.minimum(a, b) - shift, torch.maximum(a, b) - shift
+    fall = torch.expm1(-distance)
+    near = -torch.log1p(fall * torch.sigmoid(-low))
+    below = distance + torch.log1p(fall * torch.sigmoid(high))
+    across = logsigmoid(high) - logsigmoid(low)
+    size = torch.where((low >= 0) | (distance < 1), near, torch.where(high <= 0, below, across))
+    return torch.sign(a - b) * size
+
+
+@final
+@dataclass(frozen=True)
+class SkewJS(Divergence):
+    r"""Skewed Jensen-Shannon: :math:`f = tu\log(u/s) - (1-t)\log s`, :math:`s = tu + 1 - t`.
+
+    :math:`g = -t\log(t + (1-t)e^{-\ell})`, :math:`w = t\,\sigma(\log\frac{1-t}{t} - \ell)`.
+
+    Arguments:
+        t: The policy's share of the mixture, :math:`0 < t < 1`. Half is half of ``js``.
+    """
+
+    name = "skew_js"
+    t: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not (is_number(self.t) and 0 < self.t < 1):
+            raise ValueError(f"t must lie between 0 and 1, both excluded, got {self.t!r}")
+
+    @property
+    def shift(self) -> float:
+        r""":math:`\log\frac{1-t}{t}`: the link is :math:`t` times that of ``js`` moved by this."""
+        return math.log1p(-self.t) - math.log(self.t)
+
+    def _f(self, ratio: Tensor) -> Tensor:
+        mean = self.t * ratio + (1 - self.t)
+        return self.t * torch.xlogy(ratio, ratio / mean) - (1 - self.t) * mean.log()
+
+    def _link(self, log_ratio: Tensor) -> Tensor:
+        t = self.t
+        rise = (1 - t) * torch.expm1(-log_ratio)
+        right = torch.where(rise > -0.5, rise.log1p(), (t + (1 - t) * torch.exp(-log_ratio)).log())
+        fall = t * torch.expm1(log_ratio)
+        left = torch.where(fall > -0.5, fall.log1p(), (1 - t + t * torch.exp(log_ratio)).log())
+        return t * torch.where(log_ratio > -20, -right, log_ratio - left)
+
+    def _slope(self, log_ratio: Tensor) -> Tensor:
+        return self.t * torch.sigmoid(self.shift - log_ratio)
+
+    def _inverse_link(self, value: Tensor) -> Tensor:
+        scaled = value / self.t
+        inside = scaled - torch.log1p(-self.t / (1 - self.t) * torch.expm1(scaled))
+        return torch.where(value >= -self.t * math.log(self.t), torch.inf, inside)
+
+    def _difference(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.t * _logsigmoid_difference(a, b, self.shift)
+
+
+#: Every divergence by its name. A class that is added here is known everywhere.
+DIVERGENCES: dict[str, type[Divergence]] = {
+    kind.name: kind
+    for kind in (
+        ReverseKL,
+        ForwardKL,
+        Alpha,
+        JS,
+        SkewJS,
+        Jeffreys,
+        SquaredHellinger,
+        NeymanChi2,
+        Chi2KL,
+        PearsonChi2,
+    )
+}
+
+#: The names of a divergence that cannot be trained with: its link is a step.
+NO_LINK = ("total_variation", "tv", "tvd")
+
+
+def get_divergence(name: str, **values: Any) -> Divergence:
+    """Returns the divergence of a name, with its parameters.
+
+    Arguments:
+        name: One of :data:`DIVERGENCES`.
+        **values: Its parameters: ``alpha`` of ``alpha``, ``t`` of ``skew_js``.
+
+    Raises:
+        ValueError: If there is no such divergence or parameter, or a value is not allowed.
+    """
+    if name in NO_LINK:
+        raise ValueError(f"{name}: its link is a step, without a slope to train on; use js")
+    if name not in DIVERGENCES:
+        raise ValueError(f"no divergence {name!r}; there are {', '.join(DIVERGENCES)}")
+    known = parameters(DIVERGENCES[name])
+    for parameter in values.keys() - set(known):
+        takers = [
+            f"{d} takes {', '.join(p)}" for d in DIVERGENCES if (p := parameters(DIVERGENCES[d]))
+        ]
+        raise ValueError(f"{name} takes no parameter {parameter!r} ({'; '.join(takers)})")
+    return DIVERGENCES[name](**values)
+
+
+def alpha_from_trl(coefficient: float, *, legacy: bool = False) -> float:
+    r"""Returns our :math:`\alpha` for TRL's ``f_alpha_divergence_coef``.
+
+    TRL ≥ 0.29 takes :math:`1 - \alpha`. With ``legacy``, the coefficient is that of TRL ≤ 0.28,
+    ms-swift, Unsloth and LLaMA-Factory, which is :math:`\alpha` itself.
+    """
+    return coefficient if legacy else 1 - coefficient
+
+
+def alpha_to_trl(alpha: float, *, legacy: bool = False) -> float:
+    """Returns TRL's ``f_alpha_divergence_coef``: the inverse of :func:`alpha_from_trl`."""
+    return alpha if legacy else 1 - alpha

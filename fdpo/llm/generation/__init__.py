@@ -1,0 +1,1 @@
+"""Generation: completions sampled from, searched for in and scored under a language model."""

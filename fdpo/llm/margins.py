@@ -1,0 +1,70 @@
+"""Margins of held-out pairs under a trained policy, computed as its training would."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+
+from fdpo.llm.config import FDPOConfig
+from fdpo.llm.trainer import FDPOTrainer
+from fdpo.losses.config import LossConfig
+from fdpo.preferences.pairs import Pair
+
+
+def held_out_margins(
+    policy: PreTrainedModel,
+    reference: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[Pair],
+    options: Mapping[str, Any],
+    *,
+    batch_size: int = 16,
+) -> tuple[Tensor, list[str]]:
+    r"""Returns :math:`m = \beta(g(\ell_w) - g(\ell_l))` of pairs in float32, and their prompts.
+
+    The trainer itself prepares the pairs, so that chat templates, end tokens and the longest length
+    are those of the training. It also prepares the models: they are its own from then on.
+
+    Arguments:
+        policy: The trained model.
+        reference: The model it started from.
+        tokenizer: The tokenizer of both.
+        pairs: The pairs.
+        options: What the run was started with, as its record has it.
+        batch_size: Pairs in a batch.
+
+    Raises:
+        ValueError: If the options name no loss.
+    """
+    loss = LossConfig.from_run(options)
+    if loss is None:
+        raise ValueError("margins need the divergence and beta of the run, which name no loss")
+    kept = {name: options[name] for name in ("max_length", "truncation_mode") if name in options}
+    with tempfile.TemporaryDirectory() as folder:
+        config = FDPOConfig(
+            **vars(loss),
+            **kept,
+            output_dir=folder,
+            per_device_eval_batch_size=batch_size,
+            use_cpu=policy.device.type == "cpu",
+            bf16=False,
+            gradient_checkpointing=False,
+            reference_cache="off",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        trainer = FDPOTrainer(
+            policy,
+            config,
+            ref_model=reference,
+            train_dataset=Dataset.from_list([pair.row() for pair in pairs]),
+            processing_class=tokenizer,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.eval_dataset = trainer.train_dataset
+        return trainer.held_out_margins()

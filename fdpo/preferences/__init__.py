@@ -1,0 +1,53 @@
+"""Preferences: scored groups of completions, pairs of them, their files and data sets."""
+
+from fdpo.preferences.pairs import (
+    RULES,
+    SIDES,
+    Group,
+    Pair,
+    PairingConfig,
+    Side,
+    Text,
+    describe,
+    get_prompt,
+    make_pairs,
+    rank_pairs,
+    require_share,
+    split_by_prompt,
+    usable_pairs,
+)
+from fdpo.preferences.schema import (
+    groups_from_rows,
+    pairs_from_rows,
+    preferences_from_rows,
+    read_groups,
+    read_pairs,
+    row_kind,
+    write_groups,
+    write_pairs,
+)
+
+__all__ = [
+    "RULES",
+    "SIDES",
+    "Group",
+    "Pair",
+    "PairingConfig",
+    "Side",
+    "Text",
+    "describe",
+    "get_prompt",
+    "groups_from_rows",
+    "make_pairs",
+    "pairs_from_rows",
+    "preferences_from_rows",
+    "rank_pairs",
+    "read_groups",
+    "read_pairs",
+    "require_share",
+    "row_kind",
+    "split_by_prompt",
+    "usable_pairs",
+    "write_groups",
+    "write_pairs",
+]

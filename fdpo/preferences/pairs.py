@@ -1,0 +1,269 @@
+"""Scored groups of completions, the preference pairs that ranks make of them, and splits by prompt.
+
+A *group* holds a prompt and n completions with their scores. Its completions are ranked, best
+first (rank 0), and a *rule* says which ranks (i, j), i < j, meet in a *pair* whose chosen side is
+rank i and whose rejected side is rank j. Nothing here knows a trainer or a modality: a completion
+is a text, or a path to an image.
+
+A structural fault in a row raises a `ValueError` that names file and row. Whatever is merely of no
+use (equal texts, equal scores, gaps that are too small, answers without their prompt) is dropped
+and counted, and an error only if nothing is left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import takewhile
+from typing import Any, Literal, TypeVar
+
+Text = str | list[dict[str, Any]]
+"""A text (or a path), or a conversation: a list of ``{"role": ..., "content": ...}``."""
+
+Side = Literal["chosen", "rejected"]
+
+SIDES: tuple[Side, Side] = ("chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt with its completions and their scores, larger is better.
+
+    ``truncated`` marks completions that were cut before their end; ``left_out`` counts answers of
+    the source that were dropped because they did not begin with their prompt.
+    """
+
+    prompt: str
+    completions: list[str]
+    scores: list[float]
+    truncated: list[bool]
+    left_out: int = 0
+
+    def row(self) -> dict[str, Any]:
+        """The group as a row of a file."""
+        return {
+            "prompt": self.prompt,
+            "completions": self.completions,
+            "scores": self.scores,
+            "truncated": self.truncated,
+        }
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A chosen and a rejected completion of one prompt, in TRL's names.
+
+    A pair without ``prompt`` carries it as the common beginning of both sides (TRL's implicit
+    prompt). Scores and truncation marks are None where the source does not tell them.
+    """
+
+    prompt: Text | None
+    chosen: Text
+    rejected: Text
+    chosen_score: float | None = None
+    rejected_score: float | None = None
+    chosen_truncated: bool | None = None
+    rejected_truncated: bool | None = None
+
+    def row(self) -> dict[str, Any]:
+        """The pair as a row of a file, without what is not known."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def _top_bottom(n: int, k: int, k_top: int) -> set[tuple[int, int]]:
+    best_against_worst = {(0, j) for j in range(max(1, n - k), n)}
+    return best_against_worst | {(i, n - 1) for i in range(min(k_top, n - 1))}
+
+
+RULES: dict[str, Callable[[int, int, int], set[tuple[int, int]]]] = {
+    "top_bottom": _top_bottom,
+    "best_worst": lambda n, k, k_top: _top_bottom(n, 1, 1),
+    "all": lambda n, k, k_top: {(i, j) for i in range(n) for j in range(i + 1, n)},
+}
+"""Rank rules: (completions n, k, k_top) to the pairs of ranks (i, j) that meet, i < j."""
+
+
+@dataclass
+class PairingConfig:
+    """Pairs of scored groups: the options of :func:`make_pairs`."""
+
+    rule: str = field(
+        default="top_bottom",
+        metadata={"help": "ranks of a scored group that meet in a pair: " + ", ".join(RULES)},
+    )
+    k: int = field(default=3, metadata={"help": "top_bottom: the best meets the k worst"})
+    k_top: int = field(default=4, metadata={"help": "top_bottom: the k_top best meet the worst"})
+    min_gap: float = field(default=0.0, metadata={"help": "smallest score gap of a pair"})
+
+    def __post_init__(self) -> None:
+        rank_pairs(2, self.rule, self.k, self.k_top)
+        if not self.min_gap >= 0:
+            raise ValueError(f"min_gap must not be below 0, but is {self.min_gap}")
+        if self.rule != "top_bottom" and (idle := set(self.changed()) & {"k", "k_top"}):
+            raise ValueError(f"{', '.join(sorted(idle))}: no effect with the rule {self.rule}")
+
+    def ranking(self) -> dict[str, Any]:
+        """The options as arguments of :func:`make_pairs`."""
+        return {one.name: getattr(self, one.name) for one in fields(PairingConfig)}
+
+    def changed(self) -> list[str]:
+        """The options that differ from their defaults."""
+        return [one.name for one in fields(PairingConfig) if getattr(self, one.name) != one.default]
+
+
+def rank_pairs(n: int, rule: str, k: int = 3, k_top: int = 4) -> list[tuple[int, int]]:
+    """Returns the pairs of ranks (i, j), i < j, that a rule makes of n ranked completions.
+
+    ``top_bottom`` lets the best meet the ``k`` worst and the ``k_top`` best meet the worst, each
+    pair once; the defaults are slic-hf's six pairs of six answers.
+    ``best_worst`` is its case k = 1. ``all`` lets every two meet.
+    """
+    if rule not in RULES:
+        raise ValueError(f"unknown rank rule {rule!r}; there is {', '.join(RULES)}")
+    if min(k, k_top) < 1:
+        raise ValueError(f"k and k_top must be at least 1, not {k} and {k_top}")
+    return sorted(RULES[rule](n, k, k_top))
+
+
+def _candidates(group: Group, rule: str, k: int, k_top: int) -> Iterator[Pair]:
+    ranked = sorted(range(len(group.scores)), key=lambda i: -group.scores[i])
+    for i, j in rank_pairs(len(ranked), rule, k, k_top):
+        best, worst = ranked[i], ranked[j]
+        yield Pair(
+            group.prompt,
+            group.completions[best],
+            group.completions[worst],
+            group.scores[best],
+            group.scores[worst],
+            group.truncated[best],
+            group.truncated[worst],
+        )
+
+
+def make_pairs(
+    groups: Sequence[Group],
+    rule: str = "top_bottom",
+    k: int = 3,
+    k_top: int = 4,
+    min_gap: float = 0.0,
+    source: str = "the groups",
+) -> tuple[list[Pair], Counter[str]]:
+    """Makes the pairs of a rank rule (see `rank_pairs`) and counts every candidate.
+
+    Besides the counts of `usable_pairs`, the counter holds ``groups``, ``small_groups`` (fewer than
+    two completions left) and ``answers_without_prompt``.
+    """
+    candidates = [pair for group in groups for pair in _candidates(group, rule, k, k_top)]
+    counts = Counter(
+        groups=len(groups),
+        small_groups=sum(len(group.completions) < 2 for group in groups),
+        answers_without_prompt=sum(group.left_out for group in groups),
+    )
+    pairs, more = usable_pairs(candidates, min_gap, source)
+    return pairs, counts + more
+
+
+def usable_pairs(
+    pairs: Sequence[Pair], min_gap: float = 0.0, source: str = "the pairs"
+) -> tuple[list[Pair], Counter[str]]:
+    """Keeps the pairs that teach something, and counts the rest by reason.
+
+    ``candidates = made + equal_texts + equal_scores + small_gap + repeated``, where a small gap is
+    one below ``min_gap`` (in units of the score) and a repeated pair has the texts of an earlier
+    one. Raises `ValueError` if no pair is left.
+    """
+    counts: Counter[str] = Counter(candidates=len(pairs))
+    seen: set[str] = set()
+    kept = []
+    for pair in pairs:
+        verdict = _verdict(pair, min_gap, seen)
+        counts[verdict] += 1
+        if verdict == "made":
+            kept.append(pair)
+    if not kept:
+        raise ValueError(f"{source}: no pair is left ({describe(counts)})")
+    return kept, counts
+
+
+def _verdict(pair: Pair, min_gap: float, seen: set[str]) -> str:
+    if pair.chosen == pair.rejected:
+        return "equal_texts"
+    if pair.chosen_score is not None and pair.rejected_score is not None:
+        if pair.chosen_score == pair.rejected_score:
+            return "equal_scores"
+        if abs(pair.chosen_score - pair.rejected_score) < min_gap:
+            return "small_gap"
+    key = _digest(pair.prompt, pair.chosen, pair.rejected).hex()
+    if key in seen:
+        return "repeated"
+    seen.add(key)
+    return "made"
+
+
+def describe(counts: Mapping[str, int]) -> str:
+    """Says in one line what was made and what was dropped, and why."""
+    dropped = ", ".join(
+        f"{count:,} {name.replace('_', ' ')}"
+        for name, count in counts.items()
+        if count and name not in ("made", "candidates", "groups")
+    )
+    origin = f" of {counts['groups']:,} groups" if counts.get("groups") else ""
+    made, candidates = counts.get("made", 0), counts.get("candidates", 0)
+    return f"{made:,} pairs made of {candidates:,} candidates{origin}; dropped: {dropped or 'none'}"
+
+
+Item = TypeVar("Item", Group, Pair)
+
+
+def get_prompt(item: Group | Pair) -> Text:
+    """The prompt that decides on which side of a split an item falls.
+
+    For a pair without one it is what both sides share: whole messages of a conversation; of a text
+    everything up to the last ``Assistant:`` turn (as in Anthropic's HH), or all of it.
+    """
+    if isinstance(item, Group):
+        return item.prompt
+    if item.prompt is not None:
+        return item.prompt
+    both = zip(item.chosen, item.rejected, strict=False)
+    length = sum(1 for _ in takewhile(lambda two: two[0] == two[1], both))
+    shared = item.chosen[:length]
+    if isinstance(shared, str):
+        return shared.rpartition("\n\nAssistant:")[0] or shared
+    return shared
+
+
+def split_by_prompt(
+    items: Sequence[Item], test_size: float = 0.1, seed: int = 0
+) -> tuple[list[Item], list[Item]]:
+    """Splits groups or pairs into (train, test) so that no prompt is on both sides.
+
+    ``test_size`` is a share of the distinct prompts, in [0, 1). Those with the lowest SHA-256 of
+    seed and prompt are held out: neither the order of the items nor a generator's state matters.
+    """
+    require_share(test_size)
+    keys = [_digest(seed, get_prompt(item)) for item in items]
+    ranked = sorted(set(keys))
+    if test_size and len(ranked) < 2:
+        raise ValueError(
+            f"cannot split {len(ranked)} prompt(s) into train and test; set test_size=0"
+        )
+    size = min(max(round(test_size * len(ranked)), 1), len(ranked) - 1) if test_size else 0
+    held_out = set(ranked[:size])
+    train = [item for item, key in zip(items, keys, strict=True) if key not in held_out]
+    test = [item for item, key in zip(items, keys, strict=True) if key in held_out]
+    return train, test
+
+
+def require_share(test_size: float) -> None:
+    """Raises `ValueError` if this is no share of prompts to hold out."""
+    if not 0 <= test_size < 1:
+        raise ValueError(f"test_size is a share of the prompts in [0, 1), not {test_size}")
+
+
+def _digest(*values: object) -> bytes:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()

@@ -1,0 +1,149 @@
+"""Rows of files as scored groups and pairs, with errors that name file and row."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from fdpo.preferences.columns import list_of, optional, require, type_of
+from fdpo.preferences.pairs import SIDES, Group, Pair, PairingConfig, make_pairs, usable_pairs
+from fdpo.runs.rows import read_rows, write_rows
+
+
+def row_kind(row: Mapping[str, Any], source: str) -> Literal["groups", "pairs"]:
+    """Tells by its columns whether a row is a scored group or a pair."""
+    if "chosen" in row or "rejected" in row:
+        return "pairs"
+    if "completions" in row or "answers" in row:
+        return "groups"
+    raise ValueError(
+        f"{source}: neither pairs (chosen, rejected) nor groups (prompt, completions, scores); "
+        f"found the columns {', '.join(row)}"
+    )
+
+
+def groups_from_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows") -> list[Group]:
+    """Checks rows of scored groups; ``source`` is what errors call them.
+
+    Columns: ``prompt``, ``completions``, ``scores`` and, if known, ``truncated``; or slic-hf's
+    ``prompt``, ``answers``, ``rm_scores``, whose answers repeat the prompt: it is cut off.
+    """
+    groups = [_group(row, f"{source}, row {n}") for n, row in enumerate(rows, 1)]
+    if not groups:
+        raise ValueError(f"{source}: no rows")
+    if not any(group.completions for group in groups):
+        raise ValueError(f"{source}, row 1: no answer begins with its prompt, nor in any later row")
+    return groups
+
+
+def pairs_from_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows") -> list[Pair]:
+    """Checks rows of pairs, plain or conversational, with or without ``prompt`` and scores."""
+    pairs = [_pair(row, f"{source}, row {n}") for n, row in enumerate(rows, 1)]
+    if not pairs:
+        raise ValueError(f"{source}: no rows")
+    return pairs
+
+
+def preferences_from_rows(
+    rows: Sequence[Mapping[str, Any]], source: str = "rows", rank: PairingConfig | None = None
+) -> tuple[list[Pair], Counter[str]]:
+    """Returns the usable pairs of rows of either kind, with their counts (see `make_pairs`).
+
+    Raises `ValueError` if ``rank`` holds a rule and the rows are pairs already.
+    """
+    rank = rank or PairingConfig()
+    if len(rows) and row_kind(rows[0], source) == "groups":
+        return make_pairs(groups_from_rows(rows, source), **rank.ranking(), source=source)
+    if idle := set(rank.changed()) - {"min_gap"}:
+        raise ValueError(
+            f"{source} holds pairs already: {', '.join(sorted(idle))} would only rank scored groups"
+        )
+    return usable_pairs(pairs_from_rows(rows, source), rank.min_gap, source)
+
+
+def _group(row: Mapping[str, Any], where: str) -> Group:
+    slic = "answers" in row and "completions" not in row
+    texts, values = ("answers", "rm_scores") if slic else ("completions", "scores")
+    require(row, ("prompt", texts, values), where)
+    if not isinstance(row["prompt"], str):
+        raise ValueError(f"{where}: prompt must be a text, not {type_of(row['prompt'])}")
+    completions = list_of(row, texts, str, where)
+    scores = [float(score) for score in list_of(row, values, (int, float), where)]
+    truncated = [False] * len(completions)
+    if row.get("truncated") is not None:
+        truncated = list_of(row, "truncated", bool, where)
+    if not len(completions) == len(scores) == len(truncated):
+        raise ValueError(
+            f"{where}: {len(completions)} {texts} but {len(scores)} {values} "
+            f"and {len(truncated)} truncation marks"
+        )
+    if len(completions) < 2:
+        raise ValueError(f"{where}: {len(completions)} {texts}; a group needs at least two")
+    for i, score in enumerate(scores):
+        if not math.isfinite(score):
+            raise ValueError(f"{where}: {values}[{i}] is {score}, not a finite number")
+    group = Group(row["prompt"], completions, scores, truncated)
+    return _without_prompt(group) if slic else group
+
+
+def _without_prompt(group: Group) -> Group:
+    kept = [i for i, text in enumerate(group.completions) if text.startswith(group.prompt)]
+    return Group(
+        group.prompt,
+        [group.completions[i][len(group.prompt) :] for i in kept],
+        [group.scores[i] for i in kept],
+        [group.truncated[i] for i in kept],
+        left_out=len(group.completions) - len(kept),
+    )
+
+
+def _pair(row: Mapping[str, Any], where: str) -> Pair:
+    require(row, ("chosen", "rejected"), where)
+    if row.get("tools"):
+        raise ValueError(f"{where}: tools are not supported; write them into the prompt")
+    prompt, *both = sides = [row.get("prompt"), row["chosen"], row["rejected"]]
+    if all(_text_kind(side) == "messages" and side[0].get("content") == prompt for side in both):
+        prompt = sides[0] = None  # a copy of the first message, as in ultrafeedback_binarized
+    kinds = {_text_kind(side) for side in sides if side is not None}
+    if None in both or "" in kinds:
+        raise ValueError(f"{where}: prompt, chosen and rejected must be texts or lists of messages")
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{where}: texts beside lists of messages; leave out the column prompt if the messages "
+            "hold the prompt"
+        )
+    scores = [optional(row, f"{side}_score", (int, float), where) for side in SIDES]
+    marks = [optional(row, f"{side}_truncated", bool, where) for side in SIDES]
+    return Pair(prompt, row["chosen"], row["rejected"], *scores, *marks)
+
+
+def _text_kind(value: Any) -> str:
+    if isinstance(value, str):
+        return "text"
+    messages = isinstance(value, list) and all(
+        isinstance(message, Mapping) and "role" in message for message in value
+    )
+    return "messages" if messages and value else ""
+
+
+def read_groups(path: str | Path) -> list[Group]:
+    """Reads a file of scored groups (see `groups_from_rows`)."""
+    return groups_from_rows(read_rows(path), str(path))
+
+
+def read_pairs(path: str | Path) -> list[Pair]:
+    """Reads a file of pairs (see `pairs_from_rows`)."""
+    return pairs_from_rows(read_rows(path), str(path))
+
+
+def write_groups(path: str | Path, groups: Iterable[Group]) -> None:
+    """Writes a file that `read_groups` reads."""
+    write_rows(path, (group.row() for group in groups))
+
+
+def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
+    """Writes a file that `read_pairs` and `datasets.load_dataset` read."""
+    write_rows(path, (pair.row() for pair in pairs))

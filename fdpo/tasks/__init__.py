@@ -1,0 +1,1 @@
+"""Tasks: the embedded examples, each with its data, models and report."""

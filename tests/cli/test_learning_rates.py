@@ -1,0 +1,30 @@
+"""Which rates are checked, and what rate other strengths get (the checks: test_sweeps.py)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from fdpo.cli import learning_rates
+
+
+def test_a_power_law_goes_through_two_rates_and_between_more() -> None:
+    assert learning_rates.power_law({0.3: 2e-4}, 7) == 2e-4
+    assert learning_rates.power_law({0.1: 4e-4, 10: 4e-5}, 1) == pytest.approx(1.26e-4)
+    assert learning_rates.power_law({1: 1e-3, 10: 4e-3, 100: 1e-3}, 10) == pytest.approx(1.59e-3)
+
+
+@pytest.mark.parametrize(
+    ("losses", "found"),
+    [
+        ({1e-4: 2.0, 2e-4: 1.0, 4e-4: 3.0}, None),
+        ({1e-4: 1.0, 2e-4: 2.0, 4e-4: math.inf}, 5e-5),
+        ({1e-4: 3.0, 3e-4: 2.0}, 9e-4),
+        ({1e-4: math.inf, 2e-4: math.inf}, 5e-5),
+        ({1e-4: 1.0, 2e-4: 1.0}, 5e-5),
+        ({1e-4: 1.0}, None),
+    ],
+)
+def test_the_next_rate_lies_beyond_the_best(losses: dict[float, float], found: float) -> None:
+    assert learning_rates.beyond(losses) == found

@@ -1,0 +1,150 @@
+"""Scorers of pictures against their models' own outputs, and AI feedback on pairs and prompts."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from fdpo.diffusion.text_to_image.feedback import identity, relabelled
+from fdpo.diffusion.text_to_image.pairs import load_pairs
+from fdpo.diffusion.text_to_image.scorers import AestheticsModel, get_image_scorer
+
+Clip = Callable[[str], str]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Callable[[Path, str], str]) -> Clip:
+    root = tmp_path_factory.mktemp("clip")
+    return lambda kind: tiny_clip(root / kind, kind)
+
+
+@pytest.fixture
+def pictures(pair_folder: Path) -> list[str]:
+    return sorted(str(path) for path in pair_folder.glob("*.png"))[:5]
+
+
+def test_clip_and_pickscore_are_the_models_own_logits(clip: Clip, pictures: list[str]) -> None:
+    from transformers import CLIPModel, CLIPProcessor
+
+    name = clip("clip")
+    captions = ["a cat", "a dog", "", "a fox", "a cat"]
+    model, processor = CLIPModel.from_pretrained(name), CLIPProcessor.from_pretrained(name)
+    images = [Image.open(path) for path in pictures]
+    inputs = processor(text=captions, images=images, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        logits = model(**inputs).logits_per_image.diagonal()
+    for kind in ("clip", "pickscore"):
+        scores = get_image_scorer(f"{kind}={name}")(captions, pictures)
+        torch.testing.assert_close(torch.tensor(scores), logits, rtol=1e-4, atol=1e-4)
+    assert logits.std() > 0.01
+
+
+def test_long_captions_are_cut(clip: Clip, pictures: list[str]) -> None:
+    scorer = get_image_scorer(f"clip={clip('clip')}")
+    assert scorer(["x" * 500], pictures[:1]) == pytest.approx(scorer(["x" * 400], pictures[:1]))
+
+
+def test_aesthetics_is_the_head_on_the_pictures_direction(clip: Clip, pictures: list[str]) -> None:
+    from transformers import CLIPImageProcessor
+
+    name = clip("aesthetics")
+    model: Any = AestheticsModel.from_pretrained(name).eval()
+    inputs = CLIPImageProcessor.from_pretrained(name)(
+        images=[Image.open(path) for path in pictures], return_tensors="pt"
+    )
+    with torch.no_grad():
+        embeds = torch.nn.functional.normalize(model(**inputs).image_embeds, dim=1)
+        for index in (0, 2, 4, 6, 7):  # where the published weights have them
+            embeds = model.layers[index](embeds)
+    scores = get_image_scorer(f"aesthetics={name}")(["any"] * 5, pictures)
+    torch.testing.assert_close(torch.tensor(scores), embeds[:, 0], rtol=1e-4, atol=1e-5)
+
+
+OWN = """
+from PIL import Image
+calls = []
+def redness(captions, paths):
+    calls.append(list(zip(captions, paths)))
+    pixels = [Image.open(path).convert("RGB").resize((1, 1)).getpixel((0, 0)) for path in paths]
+    return [red - blue for red, _, blue in pixels]
+def same(captions, paths):
+    return [0.5] * len(paths)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    import importlib
+
+    (tmp_path / "own_pictures.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return importlib.reload(importlib.import_module("own_pictures"))
+
+
+def test_pairs_are_labelled_by_a_scorer_that_sees_each_picture_once(
+    own: Any, pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fdpo.diffusion.text_to_image.feedback.PART", 6)
+    rows = [json.loads(line) for line in (pair_folder / "train.jsonl").read_text().splitlines()]
+    for i in (1, 4):  # the blue one is said to have won
+        rows[i]["chosen"], rows[i]["rejected"] = rows[i]["rejected"], rows[i]["chosen"]
+    rows += [rows[0] | {"rejected": rows[3]["rejected"]}, {**rows[2], "rejected": "copy.png"}]
+    (pair_folder / "copy.png").write_bytes((pair_folder / rows[2]["chosen"]).read_bytes())
+    (pair_folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs, _ = load_pairs(str(pair_folder))
+    spec = "own_pictures:redness"
+    found, counts = relabelled(pairs, get_image_scorer(spec), spec, tmp_path / "cache")
+    assert counts == {"candidates": 10, "ties": 1, "made": 9}
+    reds = {path.read_bytes() for path in pair_folder.glob("chosen-*.png")}
+    assert all(found.read(i, "chosen") in reds for i in range(9))
+    # Sixteen pictures and one with another caption; the copy is the same picture.
+    assert [len(call) for call in own.calls] == [6, 6, 5]
+    again, _ = relabelled(pairs, get_image_scorer(spec), spec, tmp_path / "cache")
+    assert again.winners == found.winners and len(own.calls) == 3
+    with pytest.raises(ValueError, match="own_pictures:same: scores both pictures of all 10 pairs"):
+        relabelled(pairs, get_image_scorer("own_pictures:same"), "own_pictures:same", tmp_path)
+
+
+def test_kept_scores_belong_to_the_scorers_code(own: Any, tmp_path: Path, clip: Clip) -> None:
+    before = identity("own_pictures:redness")
+    assert before != identity("own_pictures:same") and before == identity("own_pictures:redness")
+    (tmp_path / "own_pictures.py").write_text(OWN + "\n")
+    assert identity("own_pictures:redness") != before
+    assert identity(f"clip={clip('clip')}") != identity(f"clip={clip('aesthetics')}")
+
+
+def test_wrong_scorers(clip: Clip, tmp_path: Path, own: Any, pictures: list[str]) -> None:
+    for spec, message in [
+        ("beauty", "neither pickscore, clip, aesthetics nor package.module:function"),
+        ("clip=./nowhere", "no such folder, and no hub id"),
+        (f"clip={tmp_path}", "cannot be loaded"),
+        (f"aesthetics={clip('clip')}", "no weights layers.0, layers.2"),
+        ("own_pictures:absent", "own_pictures has no 'absent'"),
+    ]:
+        with pytest.raises(ValueError, match=f"scorer {spec}: .*{message}") as caught:
+            get_image_scorer(spec)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_documented_scorer_of_another_environment_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a package of HPS v2's name and interface in place of itself."""
+    text = (Path(__file__).parents[3] / "docs/stable-diffusion.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "hps.py").write_text(code.replace('"hps/bin/python"', repr(sys.executable)))
+    (tmp_path / "hpsv2.py").write_text(
+        "def score(path, prompt, hps_version): return [len(path) + len(prompt) / 100]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    scores = get_image_scorer("hps:score")(["a", "abc"], ["x.png", "long.png"])
+    assert scores == [5.01, 8.03]

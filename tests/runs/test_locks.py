@@ -1,0 +1,57 @@
+"""A lock has one holder, and ends with the last process that has its descriptor."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from fdpo.runs.locks import claim, locked
+from fdpo.runs.distributed import run_first
+
+
+def test_a_lock_has_one_holder(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "lock"
+    with locked(path):
+        assert claim(path) is None
+    held = claim(path)
+    assert held is not None and claim(path) is None
+    os.close(held)
+    with locked(path):
+        pass
+
+
+def test_a_child_keeps_the_lock_of_a_parent_that_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    held = claim(path)
+    assert held is not None
+    child = subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[held]
+    )
+    os.close(held)
+    assert claim(path) is None
+    child.communicate(b"\n")
+    free = claim(path)
+    assert free is not None
+    os.close(free)
+
+
+def test_programs_started_at_once_make_a_file_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "data" / "README.md"
+    code = f"""if True:
+        import pathlib, time
+        folder = pathlib.Path({str(made.parent)!r})
+        print("made")
+        folder.mkdir()
+        time.sleep(0.3)
+        (folder / "README.md").touch()
+    """
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: run_first([sys.executable, "-c", code], made), range(3)))
+    assert capfd.readouterr().out.splitlines().count("made") == 1 and made.exists()

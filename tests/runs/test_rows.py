@@ -1,0 +1,78 @@
+"""Files of rows: every format, and one clear line for what cannot be read."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fdpo.preferences.columns import list_of, optional, require
+from fdpo.runs.rows import read_rows, write_rows
+
+ROWS = [{"text": "one\u0085two\u2028three", "n": 1}, {"text": 'quo"te\n', "n": 2}]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.parquet"])
+def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
+    write_rows(tmp_path / "new" / name, ROWS)
+    assert read_rows(tmp_path / "new" / name) == ROWS
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
+
+
+def test_only_newlines_end_rows(tmp_path: Path) -> None:
+    (tmp_path / "raw.jsonl").write_bytes('{"text": "a\u0085b"}\n{"text": "c"}'.encode())
+    assert read_rows(tmp_path / "raw.jsonl") == [{"text": "a\u0085b"}, {"text": "c"}]
+
+
+def test_csv(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text('text,n\n"a, ""b""\nc",1\n')
+    assert read_rows(tmp_path / "rows.csv") == [{"text": 'a, "b"\nc', "n": "1"}]
+    rows: list[dict[str, Any]] = [*ROWS, {"text": None, "n": 0.5}]
+    write_rows(tmp_path / "rows.csv", rows)
+    as_text = [{"text": row["text"] or "", "n": str(row["n"])} for row in rows]
+    assert read_rows(tmp_path / "rows.csv") == as_text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b"", "a.jsonl: empty file"),
+        ("a.jsonl", b'{"a": 1}\n{"a": \n', "a.jsonl, row 2: not JSON"),
+        ("a.jsonl", b'{"a": 1}\n\n{"a": 2}\n', r"a.jsonl, row 2: not JSON \(an empty line"),
+        ("a.jsonl", b"\xff\xfe", "a.jsonl: cannot be read"),
+        ("a.jsonl.gz", b"no gzip", "a.jsonl.gz: cannot be read"),
+        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99)[:-9], "a.jsonl.gz: cannot be read"),
+        ("a.parquet", b"no parquet", "a.parquet: not a Parquet file"),
+        ("a.xlsx", b"", "unknown ending; a file of rows ends in .jsonl, .jsonl.gz, .parquet, .csv"),
+    ],
+)
+def test_unreadable_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_rows(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no-such.jsonl: no such file"):
+        read_rows(tmp_path / "no-such.jsonl")
+    with pytest.raises(ValueError, match="a folder, not a file"):
+        read_rows(tmp_path)
+
+
+def test_columns() -> None:
+    row = {"name": "x", "marks": [True], "n": True, "inf": float("inf")}
+    with pytest.raises(ValueError, match="f, row 3: no column a, b; found name, marks, n, inf"):
+        require(row, ("a", "name", "b"), "f, row 3")
+    with pytest.raises(ValueError, match="f, row 3: must hold named columns, not list"):
+        require([], ("a",), "f, row 3")
+    with pytest.raises(ValueError, match=r"marks\[0\] must be a number, not bool"):
+        list_of(row, "marks", (int, float), "f")
+    with pytest.raises(ValueError, match="name must be a list, not str"):
+        list_of(row, "name", str, "f")
+    with pytest.raises(ValueError, match="n must be a number, not bool"):
+        optional(row, "n", (int, float), "f")
+    with pytest.raises(ValueError, match="inf is inf, not a finite number"):
+        optional(row, "inf", (int, float), "f")
+    assert list_of(row, "marks", bool, "f") == [True]
+    assert optional(row, "none", bool, "f") is None
