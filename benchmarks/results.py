@@ -32,7 +32,7 @@ from fdpo.cli import arguments
 from fdpo.runs import rows
 
 PARTS = ("text", "slic_hf", "completions", "images", "tabular", "notebook")
-CONFIGS = ROOT / "train_dpo/configs"
+CONFIGS = ROOT / "fdpo/programs/configs/train_dpo"
 NOTEBOOK = "results.ipynb"
 
 
@@ -216,7 +216,7 @@ def images(own: Arguments) -> None:
     for model in ("ddpm", "flow"):
         sweeps.append(f"{own.runs}/sweep-mnist-{model}")
         call(
-            "diffusion/sweep.py", "--config", ROOT / "diffusion/configs/sweep_mnist.yaml",
+            "diffusion/sweep.py", "--config", ROOT / "fdpo/programs/configs/diffusion/sweep_mnist.yaml",
             "--model", ROOT / f"pretrained/mnist-{model}", "--output_dir", sweeps[-1],
             "--jobs", own.jobs, *(small if own.quick else ()),
         )  # fmt: skip

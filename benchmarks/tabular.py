@@ -3,7 +3,7 @@
     python benchmarks/tabular.py
 
 Dirichlet references and normal rewards. For each divergence: the entropy and the reverse KL of the
-policy with the largest reward less beta times the divergence (``fdpo.estimators.optimum``), at equal shares of
+policy with the largest reward less beta times the divergence, at equal shares of
 the reward that the best response has over the reference, averaged over the worlds, and how much
 more they are than the reverse KL's in the same world; and in the first world the policies of all
 divergences at one of these shares.

@@ -8,11 +8,13 @@ from fdpo.divergences.base import Divergence
 from fdpo.divergences.from_generator import divergence_from_generator
 from fdpo.divergences.members import DIVERGENCES, alpha_from_trl, alpha_to_trl, get_divergence
 from fdpo.divergences.tails import TailedLink, tailed
-from fdpo.losses.fdpo import FDPOLoss, fdpo_loss
+from fdpo.losses.fdpo import LossOutput, fdpo_loss
 from fdpo.losses.names import LOSSES, resolve_loss
 from fdpo.losses.preference import PREFERENCES
 
 __version__ = "0.1.0"
+
+FDPOLoss = LossOutput  # its name in version 0.1
 
 __all__ = [
     "DIVERGENCES",
@@ -20,6 +22,7 @@ __all__ = [
     "PREFERENCES",
     "Divergence",
     "FDPOLoss",
+    "LossOutput",
     "TailedLink",
     "alpha_from_trl",
     "alpha_to_trl",

@@ -27,6 +27,8 @@ from transformers import HfArgumentParser
 from fdpo.cli.fields import default_value, hint_types, option_fields
 from fdpo.cli.help import help_text
 
+CONFIGS = Path(__file__).resolve().parents[1] / "programs/configs"
+"""The folder of the presets, one folder for each family of programs."""
 _NULL = "tag:yaml.org,2002:null"
 
 _KINDS = {yaml.MappingNode: "a mapping", yaml.SequenceNode: "a list", yaml.ScalarNode: "a value"}
@@ -41,6 +43,7 @@ def parse(
     common: Sequence[str] = (),
     aliases: Mapping[str, str] | None = None,
     resets: Mapping[str, Sequence[str]] | None = None,
+    presets: str = "",
     check: Callable[..., None] | None = None,
 ) -> tuple[Any, ...]:
     """One instance of each dataclass, filled from the command line and ``--config FILE``.
@@ -55,6 +58,7 @@ def parse(
         aliases: other names of options, as in ``{"model": "model_name_or_path"}``, in YAML too.
         resets: ``{"loss": ("alpha",)}`` makes ``--loss`` on the command line discard the ``alpha``
             of the YAML file, which was meant for the loss of that file.
+        presets: the family of programs whose presets ``--config`` finds by name.
         check: called with the instances; its ``ValueError`` is a mistake of the user.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -64,7 +68,7 @@ def parse(
         print(help_text(parser, program, description, None if everything else common))
         raise SystemExit(0)
     with usage_errors(program):
-        parsed = parser.build(_with_preset(parser, argv, resets or {}))
+        parsed = parser.build(_with_preset(parser, argv, resets or {}, presets))
         if check is not None:
             check(*parsed)
     return parsed
@@ -94,6 +98,7 @@ def parse_grid(
     description: str = "",
     aliases: Mapping[str, str] | None = None,
     resets: Mapping[str, Sequence[str]] | None = None,
+    presets: str = "",
 ) -> tuple[Any, dict[str, list[Words]]]:
     """A program's own options, and any number of values for each option of another program.
 
@@ -118,17 +123,19 @@ def parse_grid(
         print(help_text(parser, program, description, None))
         raise SystemExit(0)
     with usage_errors(program):
-        values = _with_preset(parser, argv, resets or {})
+        values = _with_preset(parser, argv, resets or {}, presets)
         (instance,) = parser.build(values)
     return instance, {name: values[name] for name in values if name in parser.grid}
 
 
 def _with_preset(
-    parser: "_Parser", argv: Sequence[str], resets: Mapping[str, Sequence[str]]
+    parser: "_Parser", argv: Sequence[str], resets: Mapping[str, Sequence[str]], presets: str
 ) -> dict[str, Any]:
     """Values of the YAML file, then of the command line, which may discard some of the file's."""
     given = parser.read(argv)
-    preset = parser.read_file(given.pop("config")) if "config" in given else {}
+    preset = (
+        parser.read_file(find_preset(given.pop("config"), presets)) if "config" in given else {}
+    )
     for option, dependent in resets.items():
         if option in given:
             preset = {name: value for name, value in preset.items() if name not in dependent}
@@ -336,10 +343,28 @@ class _GridParser(_Parser):
         return tuple(n.value for n in nodes)
 
 
+def find_preset(name: str, family: str) -> str:
+    """Returns the file of a preset: a path, or the name of a preset of a family of programs.
+
+    A preset's path in a checkout of version 0.1, ``FAMILY/configs/NAME.yaml``, is its name too.
+
+    Arguments:
+        name: The value of ``--config``.
+        family: The folder of the family in :data:`CONFIGS`.
+    """
+    if Path(name).is_file():
+        return name
+    *folders, last = Path(name).parts
+    preset = CONFIGS / family / f"{last.removesuffix('.yaml')}.yaml"
+    if family and (not folders or folders[-2:] == [family, "configs"]) and preset.is_file():
+        return str(preset)
+    known = ", ".join(sorted(path.stem for path in (CONFIGS / family).glob("*.yaml")))
+    choices = f"; presets are {known}" if family and known else ""
+    raise ValueError(f"--config: there is no file {name}{choices}")
+
+
 def _yaml_entries(path: str) -> list[tuple[str, yaml.Node]]:
     """Keys and value nodes of a YAML file that holds one mapping."""
-    if not Path(path).is_file():
-        raise ValueError(f"--config: there is no file {path}")
     try:
         root = yaml.compose(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:

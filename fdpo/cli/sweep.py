@@ -140,6 +140,7 @@ def main(program: Program, argv: Sequence[str] | None = None) -> None:
         description=HELP.format(program=program.path.name, figure=program.check_figure),
         aliases=program.aliases,
         resets=RESETS,
+        presets=program.path.parent.name,
     )
     with arguments.usage_errors("sweep.py"):
         sweep = Sweep(program, own, grid)

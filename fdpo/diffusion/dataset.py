@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from fdpo.diffusion.noise import Process
+from fdpo.diffusion.noise import NoiseProcess
 from fdpo.preferences.pairs import SIDES
 from fdpo.runs.cache import array_key
 from fdpo.runs.seeds import derived_seed
@@ -93,7 +93,7 @@ class PairDataset(Dataset[dict[str, Any]]):
     def __init__(
         self,
         pairs: Pairs,
-        process: Process,
+        process: NoiseProcess,
         samples: int = 1,
         seed: int = 0,
         repeat: int = 0,

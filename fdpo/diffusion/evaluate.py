@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fdpo.diffusion.models import image_shape, predictor
-from fdpo.diffusion.noise import STEPS, Process, errors
+from fdpo.diffusion.noise import STEPS, NoiseProcess, errors
 from fdpo.estimators.diversity import vendi_score
 from fdpo.estimators.estimate import Estimate
 from fdpo.tasks.mnist import DIGITS, DigitClassifier, Judged, judge, recall
@@ -20,7 +20,7 @@ HELD_OUT_SEED = 1_000_003  # of the noise that models are compared on; no traini
 @torch.no_grad()
 def sample_images(
     model: nn.Module,
-    process: Process,
+    process: NoiseProcess,
     n: int,
     *,
     steps: int = STEPS,
@@ -48,7 +48,9 @@ def sample_images(
 
 
 @torch.no_grad()
-def held_out_loss(model: nn.Module, process: Process, pictures: Tensor, seed: int = 0) -> float:
+def held_out_loss(
+    model: nn.Module, process: NoiseProcess, pictures: Tensor, seed: int = 0
+) -> float:
     """Returns the mean squared error of the target over pictures, one draw of each."""
     generator = torch.Generator().manual_seed(seed)
     total, device = 0.0, next(model.parameters()).device
@@ -65,7 +67,7 @@ def held_out_loss(model: nn.Module, process: Process, pictures: Tensor, seed: in
 def path_kl(
     policy: nn.Module,
     reference: nn.Module,
-    process: Process,
+    process: NoiseProcess,
     pictures: Tensor,
     *,
     draws: int = 4,
@@ -167,7 +169,7 @@ class Report:
 
 def report(
     model: nn.Module,
-    process: Process,
+    process: NoiseProcess,
     classifier: DigitClassifier,
     n: int,
     *,

@@ -14,7 +14,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from fdpo.diffusion.noise import Model, Process, process_from_scheduler
+from fdpo.diffusion.noise import Model, NoiseProcess, process_from_scheduler
 from fdpo.runs.files import read_json
 
 WEIGHTS = "*.safetensors"
@@ -81,7 +81,7 @@ def predictor(model: nn.Module) -> Model:
     return lambda x, t: model(x, t).sample
 
 
-def load(name: str, device: torch.device | str = "cpu") -> tuple[nn.Module, Process]:
+def load(name: str, device: torch.device | str = "cpu") -> tuple[nn.Module, NoiseProcess]:
     """Loads an unconditional image model and its noising process, in fp32.
 
     Arguments:
@@ -112,7 +112,7 @@ def load(name: str, device: torch.device | str = "cpu") -> tuple[nn.Module, Proc
     return model.float().to(device).eval(), process_from_scheduler(scheduler)
 
 
-def save(model: nn.Module, process: Process, folder: str | Path, half: bool = False) -> None:
+def save(model: nn.Module, process: NoiseProcess, folder: str | Path, half: bool = False) -> None:
     """Saves a model with its noising process; ``half`` stores the weights in fp16."""
     stored: Any = copy.deepcopy(model).half() if half else model
     stored.save_pretrained(folder)

@@ -14,7 +14,7 @@ the log-ratio of a policy to its reference on that picture is estimated by
 
 .. math:: \hat\ell = -\kappa\,(e_\theta - e_\text{ref}), \qquad \kappa = D\,T w_t,
 
-where :math:`T w_t` (:meth:`Process.path_weights`) is what the squared error weighs in the
+where :math:`T w_t` (:meth:`NoiseProcess.path_weights`) is what the squared error weighs in the
 likelihood of a path, in nats. By convention :math:`\kappa` is a constant instead.
 
 Nothing here knows what the picture shows, how it is stored or what the model is conditioned on.
@@ -62,7 +62,7 @@ def log_ratios(errors: Tensor, reference_errors: Tensor, kappa: float | Tensor) 
     return -kappa * (_full(errors) - _full(reference_errors))
 
 
-class Process(ABC):
+class NoiseProcess(ABC):
     """A noising process; see the module. Abstract: :class:`DDPM` and :class:`Flow` are final."""
 
     @abstractmethod
@@ -124,7 +124,7 @@ class Process(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class DDPM(Process):
+class DDPM(NoiseProcess):
     r"""Denoising diffusion in :math:`T` steps, :math:`a_t^2 = \bar\alpha_t = 1 - b_t^2`.
 
     With the reverse steps' variance :math:`\sigma_t^2 = \beta_t`,
@@ -200,7 +200,7 @@ class DDPM(Process):
 
 
 @dataclass(frozen=True)
-class Flow(Process):
+class Flow(NoiseProcess):
     r"""Flow matching on straight lines, :math:`a_t = 1 - t`, :math:`b_t = t`, :math:`0 < t < 1`.
 
     As the error of the picture is :math:`t` times that of :math:`v`, and
@@ -254,7 +254,7 @@ class Flow(Process):
         )
 
 
-def process_from_scheduler(scheduler: Any) -> Process:
+def process_from_scheduler(scheduler: Any) -> NoiseProcess:
     """Returns the process that a diffusers scheduler describes, or raises ``ValueError``."""
     return Flow() if isinstance(scheduler, FlowMatchEulerDiscreteScheduler) else DDPM(scheduler)
 

@@ -8,14 +8,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fdpo.diffusion.evaluate import HELD_OUT_SEED, sample_images
-from fdpo.diffusion.noise import STEPS, Process
+from fdpo.diffusion.noise import STEPS, NoiseProcess
 from fdpo.runs.cache import OFF, cached_file, fingerprint, model_config, reference_folder
 from fdpo.runs.folder import versions
 
 
 def reference_images(
     model: nn.Module,
-    process: Process,
+    process: NoiseProcess,
     n: int,
     *,
     steps: int = STEPS,

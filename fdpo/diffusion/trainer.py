@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 from fdpo import runs
 from fdpo.diffusion.config import DiffusionConfig
 from fdpo.diffusion.dataset import PairDataset, Pairs, ResumableSampler
-from fdpo.diffusion.noise import Process, errors, log_ratios
+from fdpo.diffusion.noise import NoiseProcess, errors, log_ratios
 from fdpo.preferences.pairs import SIDES
 from fdpo.runs.cache import OFF, ReferenceCache, fingerprint, model_config
 from fdpo.runs.interrupts import Interrupts
@@ -80,7 +80,7 @@ class DiffusionTrainer:
     def __init__(
         self,
         model: nn.Module,
-        process: Process,
+        process: NoiseProcess,
         pairs: Pairs,
         config: DiffusionConfig,
         predict: Predict = unconditional,

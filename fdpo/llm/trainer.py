@@ -42,7 +42,7 @@ from fdpo.llm.config import FDPOConfig
 from fdpo.llm.data import as_pairs
 from fdpo.llm.forward import model_inputs, packing_obstacle, scored, sums
 from fdpo.llm.sampler import PairSampler
-from fdpo.losses.fdpo import FDPOLoss
+from fdpo.losses.fdpo import LossOutput
 from fdpo.preferences.pairs import SIDES, PairingConfig
 from fdpo.runs.cache import OFF, ReferenceCache, fingerprint, model_config
 
@@ -280,7 +280,7 @@ class FDPOTrainer(DPOTrainer):
         losses: Tensor,
         log_probs: tuple[Tensor, Tensor],
         log_ratios: tuple[Tensor, Tensor],
-        pairs: FDPOLoss,
+        pairs: LossOutput,
     ) -> None:
         index = torch.full_like(losses, -1, dtype=torch.long) if index is None else index
         columns = {

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from fdpo.divergences.members import Divergence
-from fdpo.losses.fdpo import FDPOLoss, fdpo_loss
+from fdpo.losses.fdpo import LossOutput, fdpo_loss
 from fdpo.losses.names import resolve_loss
 from fdpo.losses.preference import PREFERENCES
 
@@ -116,7 +116,7 @@ class LossConfig:
 
     def pair_losses(
         self, chosen: Tensor, rejected: Tensor, divergence: Divergence, preference: str
-    ) -> FDPOLoss:
+    ) -> LossOutput:
         """Computes :func:`fdpo.fdpo_loss` of log-ratios as these options say."""
         return fdpo_loss(
             chosen,

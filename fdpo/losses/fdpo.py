@@ -31,7 +31,7 @@ from fdpo.losses.preference import PREFERENCES
 
 
 @dataclass(frozen=True)
-class FDPOLoss:
+class LossOutput:
     r"""What :func:`fdpo_loss` returns. Everything but ``losses`` is detached.
 
     Attributes:
@@ -68,7 +68,7 @@ def fdpo_loss(
     tail: float | None = 10.0,
     match_curvature: bool = False,
     loser_gradient: float = 1.0,
-) -> FDPOLoss:
+) -> LossOutput:
     r"""Computes the f-DPO loss of each pair; the caller takes the mean.
 
     Arguments:
@@ -108,7 +108,7 @@ def fdpo_loss(
     margins = beta * link.difference(chosen_log_ratios, followed)
     losses = PREFERENCES[preference](margins, label_smoothing)
     with torch.no_grad():
-        return FDPOLoss(
+        return LossOutput(
             losses=losses,
             chosen_rewards=beta * link(chosen_log_ratios),
             rejected_rewards=beta * link(rejected_log_ratios),

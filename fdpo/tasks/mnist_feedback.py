@@ -17,7 +17,7 @@ from torch import nn
 
 from fdpo.diffusion.evaluate import sample_images
 from fdpo.diffusion.images import Shape, read_image, write_image
-from fdpo.diffusion.noise import Process
+from fdpo.diffusion.noise import NoiseProcess
 from fdpo.preferences.dataset import write_dataset
 from fdpo.preferences.pairs import Group
 from fdpo.runs.distributed import partial_state
@@ -45,7 +45,7 @@ def digit_scorer(classifier: DigitClassifier, digit: int, shape: Shape) -> Score
 
 
 def write_samples(
-    folder: Path, model: nn.Module, process: Process, n: int, *, steps: int, seed: int
+    folder: Path, model: nn.Module, process: NoiseProcess, n: int, *, steps: int, seed: int
 ) -> list[str]:
     """Samples n pictures into ``folder / "pictures"``; returns their paths within the folder.
 
@@ -70,7 +70,7 @@ def write_samples(
 def make_dataset(
     folder: Path,
     model: nn.Module,
-    process: Process,
+    process: NoiseProcess,
     scorer: Scorer,
     *,
     groups: int,

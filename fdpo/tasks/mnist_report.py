@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from fdpo.diffusion.evaluate import HELD_OUT_SEED, Report, path_kl, sample_images
-from fdpo.diffusion.noise import Process
+from fdpo.diffusion.noise import NoiseProcess
 from fdpo.diffusion.reference_images import reference_images
 from fdpo.estimators.estimate import flat
 from fdpo.runs.cache import OFF
@@ -18,7 +18,7 @@ from fdpo.tasks.mnist_plots import draw_histogram, draw_samples
 def compare(
     policy: nn.Module,
     base: nn.Module,
-    process: Process,
+    process: NoiseProcess,
     folder: Path,
     *,
     classifier: str,

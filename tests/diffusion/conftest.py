@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -175,12 +174,8 @@ def program() -> Callable[[str], ModuleType]:
     """Loads a program of the repository as a module."""
 
     def loaded(path: str) -> ModuleType:
-        name = path.replace("/", "_").removesuffix(".py")
-        spec = importlib.util.spec_from_file_location(name, ROOT / path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
-        return module
+        return importlib.import_module(
+            f"fdpo.programs.{path.removesuffix('.py').replace('/', '.')}"
+        )
 
     return loaded

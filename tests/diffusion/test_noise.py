@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from fdpo import fdpo_loss, get_divergence
-from fdpo.diffusion import DDPM, Flow, Process, errors, log_ratios, process_from_scheduler
+from fdpo.diffusion import DDPM, Flow, NoiseProcess, errors, log_ratios, process_from_scheduler
 
-PROCESSES: dict[str, Process] = {
+PROCESSES: dict[str, NoiseProcess] = {
     "ddpm": DDPM(),
     "ddpm-v": DDPM(DDPMScheduler(prediction_type="v_prediction", beta_schedule="scaled_linear")),
     "flow": Flow(),
@@ -23,7 +23,7 @@ PROCESSES: dict[str, Process] = {
 every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 
 
-def drawn(process: Process, n: int = 64, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def drawn(process: NoiseProcess, n: int = 64, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Pictures, noise and times, in float64."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(n, 1, 4, 4, generator=generator, dtype=torch.float64) * 2 - 1
@@ -33,7 +33,7 @@ def drawn(process: Process, n: int = 64, seed: int = 0) -> tuple[Tensor, Tensor,
 
 
 @every_process
-def test_picture_and_noise_follow_from_the_target(process: Process) -> None:
+def test_picture_and_noise_follow_from_the_target(process: NoiseProcess) -> None:
     """A perfect prediction tells both what the picture was and what the noise."""
     x, noise, times = drawn(process)
     a, b = (c.double().view(-1, 1, 1, 1) for c in process.coefficients(times))
@@ -49,7 +49,7 @@ def test_picture_and_noise_follow_from_the_target(process: Process) -> None:
 
 
 @every_process
-def test_a_perfect_model_samples_what_it_knows(process: Process) -> None:
+def test_a_perfect_model_samples_what_it_knows(process: NoiseProcess) -> None:
     """The predictions that belong to one picture lead there from any noise."""
     known = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(1)) * 2 - 1
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fdpo.diffusion.images import Shape, to_image
-from fdpo.diffusion.noise import Process, process_from_scheduler
+from fdpo.diffusion.noise import NoiseProcess, process_from_scheduler
 from fdpo.runs.files import read_json
 from fdpo.runs.folder import RECORD
 from fdpo.runs.hub import is_hub_id
@@ -63,7 +63,7 @@ class StableDiffusion:
                 "is it an inpainting model?"
             )
         # A copy: drawing sets the pipeline's own to its steps.
-        self.process: Process = process_from_scheduler(
+        self.process: NoiseProcess = process_from_scheduler(
             type(pipeline.scheduler).from_config(pipeline.scheduler.config)
         )
         for encoder in (self.vae, *self.text_encoders):

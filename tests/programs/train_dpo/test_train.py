@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import math
 import re
@@ -13,18 +13,14 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 Run = Callable[..., None]
 
 
 @pytest.fixture
 def train(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs train.py in a folder of its own with the tiny model and the given options."""
-    spec = importlib.util.spec_from_file_location("train", ROOT / "train_dpo/train.py")
-    assert spec is not None and spec.loader is not None
-    program = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, "train", program)
-    spec.loader.exec_module(program)
+    program = importlib.import_module("fdpo.programs.train_dpo.train")
     monkeypatch.chdir(tmp_path)
 
     def run(*options: object) -> None:

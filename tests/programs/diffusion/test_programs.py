@@ -24,7 +24,7 @@ from fdpo.preferences.schema import read_groups, read_pairs
 from fdpo.runs.rows import read_rows
 from fdpo.tasks.mnist import NONE, DigitClassifier, Judged, judge, save_real_features
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 Program = Callable[[str], ModuleType]
 Run = Callable[..., None]
 
@@ -53,7 +53,7 @@ SMALL = (
     "--classifier", "classifier", "--eval_samples", 12, "--sampling_steps", 2,
     "--max_train_steps", 3, "--train_batch_size", 2, "--use_cpu",
 )  # fmt: skip
-PRESET = ROOT / "diffusion/configs/dpo_toy.yaml"
+PRESET = ROOT / "fdpo/programs/configs/diffusion/dpo_toy.yaml"
 MAKE = (
     "--modality", "image", "--model", "ddpm", "--classifier", "classifier", "--num_groups", 3,
     "--completions", 4, "--sampling_steps", 2,

@@ -1,6 +1,6 @@
 """The dataset generator, from its command line: whole runs on a tiny model, and what is refused."""
 
-import importlib.util
+import importlib
 import json
 import os
 import re
@@ -21,7 +21,7 @@ from fdpo.preferences.schema import read_groups, read_pairs
 from fdpo.runs.rows import read_rows, write_rows
 from fdpo.tasks.imdb import gpt2_from_scratch, train_tokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TEXTS = [f"this {a} film was {b} and the plot {c} so." for a in "abc" for b in "xyz" for c in "mn"]
 
 # Scores by a function of the text, and stops the run at call number STOP, if that is set.
@@ -41,11 +41,7 @@ def broken(prompts, completions):
 
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("dataset_main", ROOT / "dataset/main.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["dataset_main"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    module = importlib.import_module("fdpo.programs.dataset.main")
     return module
 
 
@@ -302,7 +298,7 @@ def test_upload(run: Run, program: ModuleType, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_preset_is_slic_hf(program: ModuleType) -> None:
-    preset = str(ROOT / "dataset/configs/imdb.yaml")
+    preset = str(ROOT / "fdpo/programs/configs/dataset/imdb.yaml")
     source, how, own = program.arguments.parse(
         (program.SourceArguments, CompletionArguments, program.DatasetArguments),
         ["--config", preset],

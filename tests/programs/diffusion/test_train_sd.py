@@ -29,8 +29,8 @@ from fdpo.diffusion.text_to_image.transforms import Cut, PairTransform, decode
 from fdpo.preferences.schema import read_groups, read_pairs
 from fdpo.runs.rows import write_rows
 
-ROOT = Path(__file__).parents[2]
-CONFIGS = ROOT / "diffusion/configs"
+ROOT = Path(__file__).parents[3]
+CONFIGS = ROOT / "fdpo/programs/configs/diffusion"
 Pipelines = Callable[..., str]
 Program = Callable[[str], ModuleType]
 Run = Callable[..., None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from fdpo.estimators.calibration import calibration
 from fdpo.llm.generation.sampling import completion_log_probs
 from fdpo.llm.models import load_model, load_tokenizer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LOSS = {"loss": "alpha", "alpha": 0.5, "beta": 0.3, "tail": 10.0, "match_curvature": True}
 SMALL = ("--openings", 3, "--samples", 2, "--max_new_tokens", 6, "--scorers", "vader")
 Run = Callable[..., None]
@@ -39,11 +39,7 @@ def policy(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    spec = importlib.util.spec_from_file_location("evaluate", ROOT / "train_dpo/evaluate.py")
-    assert spec is not None and spec.loader is not None
-    program = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, "evaluate", program)
-    spec.loader.exec_module(program)
+    program = importlib.import_module("fdpo.programs.train_dpo.evaluate")
     monkeypatch.chdir(tmp_path)
 
     def run(*options: object) -> None:

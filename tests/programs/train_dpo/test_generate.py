@@ -1,6 +1,6 @@
 """The program that prints samples."""
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,16 +13,12 @@ from fdpo.llm.generation.sampling import completion_log_probs, prompt_ids
 from fdpo.runs.rows import read_rows
 from fdpo.tasks.imdb import gpt2_from_scratch, train_tokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "train_dpo/generate.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["generate"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    module = importlib.import_module("fdpo.programs.train_dpo.generate")
     return module
 
 

@@ -1,0 +1,1 @@
+"""Programs: a main each, and presets for published set-ups."""

@@ -1,0 +1,1 @@
+"""Programs that make preference data and scorers."""
