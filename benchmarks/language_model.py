@@ -114,7 +114,7 @@ def main() -> None:
     with arguments.usage_errors("language_model.py"):
         splits = load_texts(own.dataset)
         model, tokenizer = load_model(own.model), load_tokenizer(own.model)
-    figures = pretraining.language_model_figures(model, tokenizer, splits.test)
+    figures = pretraining.language_model_metrics(model, tokenizer, splits.test)
     bits = {"model": figures["bits_per_byte"], "5-gram": n_gram_bits(splits, own.model)}
     bits["xz"] = xz_bits(splits)
     print(f"perplexity {figures['perplexity']:.2f} on {figures['tokens']:,} tokens", end=" ")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fdpo.cli.arguments import fail, usage_errors
+from fdpo.runs.distributed import is_main_process
 from fdpo.runs.files import write_json, write_text
 from fdpo.runs.folder import METRICS, NONFINITE, checkpoint, prepare, require_free
 
@@ -68,11 +69,17 @@ class Run:
     def exit_if(self, interrupted: bool, step: int) -> None:
         """Exits with status 130, saying how to resume, if the training was interrupted."""
         if interrupted:
-            print(f"stopped at step {step}; --resume_from_checkpoint last resumes")
+            if is_main_process():
+                print(f"stopped at step {step}; --resume_from_checkpoint last resumes")
             sys.exit(INTERRUPTED)
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
-        """Writes ``metrics.json``, the last file of a run, and prints the folder."""
+        """Writes ``metrics.json``, the last file of a run, and prints the folder.
+
+        With several processes the first one does.
+        """
+        if not is_main_process():
+            return
         write_json(self.folder / METRICS, metrics)
         print(f"run folder: {self.folder}")
 
