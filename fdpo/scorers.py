@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fdpo.plugins import imported
+from fdpo.plugins import load_plugin
 
 Scorer = Callable[[Sequence[str], Sequence[str]], list[float]]
 
@@ -84,7 +84,7 @@ def _vader() -> Scorer:
 
 
 def _function(spec: str) -> Callable[..., Any]:
-    function = imported(spec, "scorer")
+    function = load_plugin(spec, "scorer")
     if not callable(function):
         found = type(function).__name__
         raise ValueError(f"scorer {spec}: {spec.rpartition(':')[2]} is a {found}, not a function")

@@ -23,7 +23,7 @@ EXACT = [
     get_divergence("skew_js", t=0.2),
     0.7 * get_divergence("js") + 0.3 * get_divergence("reverse_kl"),
     get_divergence("pearson_chi2") + 0.5 * get_divergence("forward_kl"),
-    divergence_from_generator(lambda u: (1 - u) ** 2 / u + (u - 1) * u.log(), name="own"),
+    divergence_from_generator(lambda u: (1 - u) ** 2 / u + (u - 1) * u.log(), name="custom"),
 ]
 
 
@@ -64,7 +64,7 @@ def fitted(
 
     def loss(logits: Tensor) -> Tensor:
         ratios = policy(logits) - reference
-        out = fdpo_loss(ratios[:, i], ratios[:, j], divergence, beta, tail=tail)
+        out = fdpo_loss(ratios[:, i], ratios[:, j], divergence, beta=beta, tail=tail)
         return (preferred * out.losses).mean(dim=1).sum()
 
     def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
