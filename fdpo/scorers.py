@@ -120,7 +120,7 @@ class _Classifier:
     """A scorer of whole texts, prompt and completion, by a sequence classifier."""
 
     def __init__(self, name: str, options: ClassifierOptions) -> None:
-        self.model, self.tokenizer = _load(name)
+        self.model, self.tokenizer = _load_classifier(name)
         config = self.model.config
         self.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device).eval()
@@ -157,7 +157,7 @@ class _Classifier:
         return chosen - logits[:, others].logsumexp(1)
 
 
-def _load(name: str) -> tuple[Any, Any]:
+def _load_classifier(name: str) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     folder = Path(name)
