@@ -3,6 +3,8 @@
 import inspect
 import math
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ import fdpo
 from fdpo import (
     DIVERGENCES,
     Divergence,
+    LossOutput,
     divergence_from_generator,
     fdpo_loss,
     get_divergence,
@@ -212,7 +215,7 @@ def test_options_are_keyword_only_in_the_signature() -> None:
 
 def test_positional_options_still_work_and_warn() -> None:
     chosen, rejected, js = torch.tensor([0.5]), torch.tensor([-0.5]), get_divergence("js")
-    options = {
+    options: dict[str, Any] = {
         "beta": 0.3, "preference": "hinge", "label_smoothing": 0.1, "tail": 5.0,
         "match_curvature": True, "loser_gradient": 0.5,
     }  # fmt: skip
@@ -233,12 +236,13 @@ def test_positional_options_still_work_and_warn() -> None:
 @pytest.mark.filterwarnings("ignore:fdpo_loss. pass:FutureWarning")
 def test_wrong_positional_options() -> None:
     zeros, js = torch.zeros(2), get_divergence("js")
+    loss: Callable[..., LossOutput] = fdpo_loss
     with pytest.raises(TypeError, match="multiple values for keyword argument 'beta'"):
-        fdpo_loss(zeros, zeros, js, 0.1, beta=0.2)
+        loss(zeros, zeros, js, 0.1, beta=0.2)
     with pytest.raises(TypeError, match="takes 3 positional arguments but 10 were given"):
-        fdpo_loss(zeros, zeros, js, 0.1, "hinge", 0.0, 10.0, False, 1.0, 1)
+        loss(zeros, zeros, js, 0.1, "hinge", 0.0, 10.0, False, 1.0, 1)
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'divergence'"):
-        fdpo_loss(zeros, zeros)
+        loss(zeros, zeros)
 
 
 def test_old_name_of_the_output() -> None:
