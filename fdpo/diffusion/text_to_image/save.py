@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fdpo import runs
-from fdpo.cards import loss_section
+from fdpo.cards import loss_section, model_card
 from fdpo.diffusion.text_to_image.config import StableDiffusionConfig
 from fdpo.diffusion.text_to_image.pipeline import LORA, StableDiffusion
 from fdpo.diffusion.trainer import DiffusionTrainer
@@ -110,23 +110,24 @@ def write_card(
     *,
     data: str,
     metrics: Mapping[str, Any],
-    pictures: str | None,
+    images: str | None,
 ) -> None:
-    """Writes ``README.md``, the model's card on the hub.
+    """Writes the model card, ``README.md``.
 
     Arguments:
         folder: The run folder.
-        base: The pipeline that was trained.
-        config: The options.
-        data: What the pairs are called.
-        metrics: Figures of the run.
-        pictures: The file of pictures drawn by the base and the policy, if there is one.
+        base: The name of the pipeline that was trained.
+        config: The options of the run.
+        data: The name of the dataset.
+        metrics: Metrics of the run.
+        images: A file of images sampled from the base and the policy, if there is one.
     """
     divergence, preference = config.resolve()
     weights = dict(zip(("dpo", "sft", "negative sft"), config.weights(), strict=True))
-    scale = "T·D·w_t" if config.true_weight else f"{config.kappa:g}"
     more = {
-        "κ (nats per unit of squared error)": scale,
+        "κ (nats per unit of squared error)": (
+            "T·D·w_t" if config.true_weight else f"{config.kappa:g}"
+        ),
         "weights of the terms": ", ".join(f"{name} {w:g}" for name, w in weights.items()),
         "trained": f"LoRA of rank {config.rank}" if config.rank else "all weights of the U-Net",
         "pairs an update": f"{config.pairs_per_update:,}",
@@ -134,35 +135,32 @@ def write_card(
         "data": data,
         **{name.replace("_", " "): f"{value:g}" for name, value in metrics.items()},
     }
-    shown = f"\n![base beside policy]({pictures})\n" if pictures else ""
-    load = (
+    pipeline = (
         f'pipeline = DiffusionPipeline.from_pretrained("{base}")\n'
         f'pipeline.load_lora_weights("{folder.name}", weight_name="{LORA}")'
         if config.rank
         else f'pipeline = DiffusionPipeline.from_pretrained("{folder.name}")'
     )
-    tags = ["text-to-image", "diffusers", "dpo", "fdpo", *(["lora"] if config.rank else [])]
-    kind = "adapter" if config.rank else "finetune"
-    text = f"""---
-base_model: {base}
-base_model_relation: {kind}
-library_name: diffusers
-pipeline_tag: text-to-image
-tags:
-{"".join(f"- {tag}{chr(10)}" for tag in tags)}---
-
-# {folder.name}
-
-`{base}` trained on preference pairs. The terms of that model and of the data hold for it.
-{shown}
+    body = f"""
+`{base}` trained on preference pairs. The terms of that model and of the data apply to it.
+{f"{chr(10)}![base beside policy]({images}){chr(10)}" if images else ""}
 ```python
 from diffusers import DiffusionPipeline
 
-{load}
-picture = pipeline("a photo of a fox in the snow").images[0]
+{pipeline}
+image = pipeline("a photo of a fox in the snow").images[0]
 ```
 {loss_section(config, divergence, preference, more)}"""
-    runs.write_text(folder / CARD, text)
+    card = model_card(
+        folder.name,
+        body,
+        base_model=base,
+        base_model_relation="adapter" if config.rank else "finetune",
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=["text-to-image", "diffusers", "dpo", "fdpo", *(["lora"] if config.rank else [])],
+    )
+    runs.write_text(folder / CARD, card)
 
 
 def push(folder: Path, hub_id: str, names: list[str]) -> str:

@@ -275,7 +275,7 @@ def main() -> None:
         sheet = f"validation/step-{trainer.step}.png" if validation else None
         write_card(
             folder, own.pretrained_model_name_or_path, training,
-            data=data.dataset_name, metrics=metrics, pictures=sheet,
+            data=data.dataset_name, metrics=metrics, images=sheet,
         )  # fmt: skip
         runs.write_json(folder / runs.METRICS, metrics)
         print(f"run folder: {folder}")
