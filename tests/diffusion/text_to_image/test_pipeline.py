@@ -86,12 +86,10 @@ def test_unsupported_models_are_named(pipelines: Pipelines, tmp_path: Path) -> N
 
 
 def test_the_base_of_a_run_is_in_its_record(tmp_path: Path) -> None:
-    record = {"options": {"pretrained_model_name_or_path": "me/model"}}
-    (tmp_path / "run.json").write_text(json.dumps(record))
+    record = tmp_path / "run.json"
+    record.write_text('{"options": {"pretrained_model_name_or_path": "me/model"}}')
     assert base_model(tmp_path) == "me/model"
-    for folder, record in (("none", None), ("other", {"options": {"beta": 1}})):
-        (tmp_path / folder).mkdir()
-        if record is not None:
-            (tmp_path / folder / "run.json").write_text(json.dumps(record))
+    record.write_text('{"options": {"beta": 1}}')
+    for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ValueError, match=f"{folder}: no run.json names the pipeline"):
-            base_model(tmp_path / folder)
+            base_model(folder)

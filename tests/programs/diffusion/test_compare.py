@@ -23,26 +23,26 @@ def test_prompts_become_pairs_a_lora_and_a_comparison(
     make = {
         "modality": "image", "model": model, "prompts": "prompts.txt", "scorer": scorer,
         "completions": 3, "sampling_steps": 2, "rule": "best_worst", "test_size": 0.25,
-        "output_dir": "drawn",
+        "output_dir": "generated",
     }  # fmt: skip
     run_sd("dataset/main.py", make)
-    groups = read_groups("drawn/groups.jsonl")
+    groups = read_groups("generated/groups.jsonl")
     assert [group.prompt for group in groups] == ["a cat", "a dog", "a fox", "a red fox"]
-    pairs = read_pairs("drawn/train.jsonl") + read_pairs("drawn/test.jsonl")
-    assert len(pairs) == 4 and len(read_pairs("drawn/test.jsonl")) == 1
+    pairs = read_pairs("generated/train.jsonl") + read_pairs("generated/test.jsonl")
+    assert len(pairs) == 4 and len(read_pairs("generated/test.jsonl")) == 1
     best = {group.prompt: group.completions[np.argmax(group.scores)] for group in groups}
     assert all(pair.chosen == best[str(pair.prompt)] for pair in pairs)
-    images = {path.name: path.read_bytes() for path in Path("drawn/pictures").iterdir()}
+    images = {path.name: path.read_bytes() for path in Path("generated/pictures").iterdir()}
     assert len(images) == 12 == len(set(images.values()))
-    assert "text-to-image" in Path("drawn/README.md").read_text()
-    Path("drawn/README.md").unlink()  # as if it had been interrupted
-    Path("drawn/pictures/000002-1.png").unlink()
+    assert "text-to-image" in Path("generated/README.md").read_text()
+    Path("generated/README.md").unlink()  # as if it had been interrupted
+    Path("generated/pictures/000002-1.png").unlink()
     run_sd("dataset/main.py", make)
-    assert images == {p.name: p.read_bytes() for p in Path("drawn/pictures").iterdir()}
+    assert images == {p.name: p.read_bytes() for p in Path("generated/pictures").iterdir()}
 
-    train(run_sd, model, rank=2, dataset="drawn", learning_rate=1e-2)
+    train(run_sd, model, rank=2, dataset="generated", learning_rate=1e-2)
     compare = {
-        "model": "out", "prompts": "drawn/groups.jsonl", "scorers": [scorer], "samples": 2,
+        "model": "out", "prompts": "generated/groups.jsonl", "scorers": [scorer], "samples": 2,
         "num_inference_steps": 2, "output_dir": "compared",
     }  # fmt: skip
     capsys.readouterr()
