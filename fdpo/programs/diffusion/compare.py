@@ -16,11 +16,13 @@ from fdpo import runs
 from fdpo.cli import arguments
 from fdpo.cli.program import training_run
 from fdpo.diffusion.text_to_image.config import GUIDANCE, STEPS
+from fdpo.diffusion.text_to_image.win_rates import win_rate_table, win_rates
 from fdpo.runs.distributed import partial_state
 from fdpo.runs.seeds import derived_seed
 
 if TYPE_CHECKING:  # importing diffusers takes seconds, which --help and usage errors do without
     from fdpo.diffusion.text_to_image.pipeline import StableDiffusion
+    from fdpo.scorers import Scorer
 
 PROGRAM = "compare.py"
 
@@ -61,8 +63,30 @@ class CompareArguments:
             raise ValueError(f"--dtype {self.dtype}: torch has no such dtype")
 
 
+def load_prompts(args: CompareArguments) -> list[str]:
+    """Returns the prompt of each image."""
+    from fdpo.diffusion.text_to_image.prompts import read_prompts
+
+    prompts = read_prompts(args.prompts, args.num_prompts)
+    return [prompt for prompt in prompts for _ in range(args.samples)]
+
+
+def load_scorers(args: CompareArguments) -> dict[str, Scorer]:
+    """Loads the scorers by name."""
+    from fdpo.diffusion.text_to_image.scorers import get_image_scorer
+
+    return {name: get_image_scorer(name, partial_state().device) for name in args.scorers}
+
+
+def model_names(args: CompareArguments) -> dict[str, str]:
+    """Returns the models' names by role, ``policy`` and ``reference``."""
+    from fdpo.diffusion.text_to_image.pipeline import base_model
+
+    return {"policy": args.model, "reference": args.reference or base_model(args.model)}
+
+
 def load_models(args: CompareArguments, names: dict[str, str]) -> dict[str, StableDiffusion]:
-    """Loads the models by role, ``policy`` and ``reference``."""
+    """Loads the models by role."""
     import torch
 
     from fdpo.diffusion.text_to_image.pipeline import load_trained
@@ -91,6 +115,27 @@ def generate(
     return paths
 
 
+def write_report(
+    folder: Path,
+    prompts: list[str],
+    paths: dict[str, list[str]],
+    scores: dict[str, list[tuple[float, float]]],
+    table: str,
+    titles: tuple[str, str],
+    sheet_rows: int,
+) -> None:
+    """Writes ``index.html`` with all pairs and ``sheet.png`` with the first ones."""
+    from PIL import Image
+
+    from fdpo.diffusion.text_to_image.sheets import write_page, write_sheet
+
+    left, right = paths["reference"], paths["policy"]
+    write_page(folder / "index.html", prompts, left, right, scores, table, titles)
+    rows = slice(sheet_rows)
+    images = [[Image.open(folder / path) for path in side[rows]] for side in (left, right)]
+    write_sheet(folder / "sheet.png", prompts[rows], *images, titles)
+
+
 def main() -> None:
     (args,) = arguments.parse(
         (CompareArguments,),
@@ -100,32 +145,18 @@ def main() -> None:
     )
     options = arguments.resolved(args)
     with training_run(PROGRAM, args.output_dir, options, overwrite=True) as run:
-        from PIL import Image
-
-        from fdpo.diffusion.text_to_image.pipeline import base_model
-        from fdpo.diffusion.text_to_image.prompts import read_prompts
-        from fdpo.diffusion.text_to_image.scorers import get_image_scorer
-        from fdpo.diffusion.text_to_image.sheets import write_page, write_sheet
-        from fdpo.diffusion.text_to_image.win_rates import win_rate_table, win_rates
-
-        distinct = read_prompts(args.prompts, args.num_prompts)
-        prompts = [prompt for prompt in distinct for _ in range(args.samples)]
-        scorers = {name: get_image_scorer(name, partial_state().device) for name in args.scorers}
-        names = {"policy": args.model, "reference": args.reference or base_model(args.model)}
+        prompts, scorers, names = load_prompts(args), load_scorers(args), model_names(args)
         models = load_models(args, names)
         run.start()
         folder = run.folder
         paths = {r: generate(args, model, prompts, folder, r) for r, model in models.items()}
-        files = {role: [str(folder / path) for path in paths[role]] for role in names}
-        metrics, scores = win_rates(scorers, prompts, files["policy"], files["reference"])
-        table, titles = win_rate_table(args.scorers, metrics), (names["reference"], names["policy"])
-        write_page(
-            folder / "index.html", prompts, paths["reference"], paths["policy"], scores, table,
-            titles,
-        )  # fmt: skip
-        rows = slice(args.sheet_rows)
-        left, right = ([Image.open(f) for f in files[r][rows]] for r in ("reference", "policy"))
-        write_sheet(folder / "sheet.png", prompts[rows], left, right, titles)
+        policy, reference = (
+            [str(folder / path) for path in paths[role]] for role in ("policy", "reference")
+        )
+        metrics, scores = win_rates(scorers, prompts, policy, reference)
+        table = win_rate_table(args.scorers, metrics)
+        titles = names["reference"], names["policy"]
+        write_report(folder, prompts, paths, scores, table, titles, args.sheet_rows)
         print(table)
         print(f"images side by side: {folder / 'index.html'}, {folder / 'sheet.png'}")
         run.finish(metrics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,11 @@ from tests.programs.diffusion.sd import TRAIN, Pipelines, Run
 ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "fdpo/programs/configs/diffusion"
 Program = Callable[[str], ModuleType]
+HEAVY = [
+    "fdpo.diffusion.text_to_image.pipeline",
+    "fdpo.diffusion.text_to_image.scorers",
+    "datasets",
+]
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"pretrained_model_name_or_path": None}, "--pretrained_model_name_or_path is needed"),
@@ -143,3 +149,21 @@ def test_help_is_short_and_says_which_options_are_fdpos(
     assert {"dataset", "check_images", "loss", "reference_cache"} <= set(options)
     assert set(options) - set(ours[1].split(", ")) == set(DIFFUSERS.split())
     assert "check_pictures" not in text
+
+
+@pytest.mark.parametrize("name", ["train_sd", "compare"])
+@pytest.mark.parametrize("argv", [["--help"], ["--seeed", "1"]], ids=lambda argv: argv[0])
+def test_help_and_usage_errors_load_no_pipeline(name: str, argv: list[str]) -> None:
+    code = f"""
+import sys
+from fdpo.programs.diffusion.{name} import main
+try:
+    main()
+except SystemExit:
+    loaded = sorted(module for module in {HEAVY} if module in sys.modules)
+    print("loaded:", *loaded)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout.splitlines()[-1] == "loaded:", done.stdout + done.stderr
