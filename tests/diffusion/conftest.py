@@ -38,7 +38,7 @@ def tiny_text_config(**more: Any) -> dict[str, Any]:
 
 
 def tiny_pipeline(folder: Path, xl: bool, prediction: str, channels: int = 4) -> str:
-    """Saves a pipeline for images of 16 x 16 pixels; returns its folder."""
+    """Saves a pipeline for pictures of 16 x 16 pixels; returns its name."""
     from diffusers import (
         AutoencoderKL,
         EulerDiscreteScheduler,
@@ -92,20 +92,20 @@ KINDS = {
 
 @pytest.fixture(scope="session")
 def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Pipelines:
-    """Returns the folder of a pipeline, ``sd-e``, ``sd-v``, ``xl-e`` or ``xl-v``."""
+    """Gives the name of a pipeline, ``sd-e``, ``sd-v``, ``xl-e`` or ``xl-v``, made on first use."""
     root = tmp_path_factory.mktemp("pipelines")
 
-    def get_pipeline(kind: str, channels: int = 4) -> str:
+    def named(kind: str, channels: int = 4) -> str:
         folder = root / f"{kind}-{channels}"
         if not folder.exists():
             tiny_pipeline(folder, *KINDS[kind], channels)
         return str(folder)
 
-    return get_pipeline
+    return named
 
 
 def noisy(seed: int, size: tuple[int, int] = (20, 16), colour: str | None = None) -> Image.Image:
-    """Returns an image of random pixels, around a colour if one is given."""
+    """A picture of random pixels, around a colour where one is given."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(256, (size[1], size[0], 3), generator=generator)
     if colour is not None:
@@ -116,7 +116,7 @@ def noisy(seed: int, size: tuple[int, int] = (20, 16), colour: str | None = None
 
 @pytest.fixture
 def pair_folder(tmp_path: Path) -> Path:
-    """Returns a folder of eight pairs of different sizes: red is chosen, blue rejected."""
+    """A folder of eight pairs: red won, blue lost, of different sizes."""
     folder = tmp_path / "pairs"
     rows = []
     for i in range(8):
@@ -133,9 +133,9 @@ def pair_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_clip() -> Callable[[Path, str], str]:
-    """Saves a CLIP model, or with ``aesthetics`` an image encoder with LAION's head."""
+    """Saves a CLIP model, or with ``aesthetics`` a picture tower with LAION's head."""
 
-    def save_clip(folder: Path, kind: str) -> str:
+    def made(folder: Path, kind: str) -> str:
         from transformers import (
             CLIPConfig,
             CLIPImageProcessor,
@@ -154,28 +154,28 @@ def tiny_clip() -> Callable[[Path, str], str]:
             "num_attention_heads": 2, "image_size": 16, "patch_size": 8, "projection_dim": 8,
         }  # fmt: skip
         size = {"height": 16, "width": 16}
-        processor = CLIPImageProcessor(size=size, crop_size=size, do_center_crop=False)
+        pictures = CLIPImageProcessor(size=size, crop_size=size, do_center_crop=False)
         if kind == "aesthetics":
             AestheticsModel(CLIPVisionConfig(**vision)).save_pretrained(folder)
-            processor.save_pretrained(folder)
+            pictures.save_pretrained(folder)
         else:
             config = CLIPConfig(
                 text_config=tiny_text_config(), vision_config=vision, projection_dim=8
             )
             CLIPModel(config).save_pretrained(folder)
-            CLIPProcessor(processor, tiny_tokenizer()).save_pretrained(folder)
+            CLIPProcessor(pictures, tiny_tokenizer()).save_pretrained(folder)
         return str(folder)
 
-    return save_clip
+    return made
 
 
 @pytest.fixture(scope="session")
 def program() -> Callable[[str], ModuleType]:
     """Loads a program of the repository as a module."""
 
-    def load(path: str) -> ModuleType:
+    def loaded(path: str) -> ModuleType:
         return importlib.import_module(
             f"fdpo.programs.{path.removesuffix('.py').replace('/', '.')}"
         )
 
-    return load
+    return loaded

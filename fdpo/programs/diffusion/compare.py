@@ -132,8 +132,8 @@ def write_report(
     left, right = paths["reference"], paths["policy"]
     write_page(folder / "index.html", prompts, left, right, scores, table, titles)
     rows = slice(sheet_rows)
-    images = [[Image.open(folder / path) for path in side[rows]] for side in (left, right)]
-    write_sheet(folder / "sheet.png", prompts[rows], *images, titles)
+    images, others = ([Image.open(folder / path) for path in side[rows]] for side in (left, right))
+    write_sheet(folder / "sheet.png", prompts[rows], images, others, titles)
 
 
 def main() -> None:
