@@ -305,7 +305,9 @@ def main() -> None:
         os.environ["ACCELERATE_USE_CPU"] = "true"
     options = arguments.resolved(model_args, data_args, validation_args, config)
     resume = config.resume_from_checkpoint
-    with training_run(PROGRAM, str(config.output_dir), options, resume=resume) as run:
+    with training_run(
+        PROGRAM, str(config.output_dir), options, resume=resume, aliases=ALIASES
+    ) as run:
         from fdpo.diffusion import DiffusionTrainer
         from fdpo.diffusion.text_to_image.card import CARD, write_card
 
