@@ -37,6 +37,7 @@ class Run:
         options: Every option by name, which ``run.json`` records.
         resume: The value of ``--resume_from_checkpoint``.
         overwrite: Whether to replace a run in the folder.
+        aliases: Other names of options, which the record of an older run may hold.
 
     Attributes:
         folder: The folder.
@@ -54,16 +55,23 @@ class Run:
         *,
         resume: str | None = None,
         overwrite: bool = False,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self.options, self.resume = Path(output_dir), options, resume
-        self.overwrite, self.started = overwrite, False
+        self.overwrite, self.aliases, self.started = overwrite, aliases, False
         self.checkpoint = checkpoint(output_dir, resume)
         if not overwrite:
-            require_free(output_dir, options, resume=resume)
+            require_free(output_dir, options, resume, aliases)
 
     def start(self) -> None:
         """Writes ``run.json``: the set-up is done."""
-        prepare(self.folder, self.options, resume=self.resume, overwrite=self.overwrite)
+        prepare(
+            self.folder,
+            self.options,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            aliases=self.aliases,
+        )
         self.started = True
 
     def exit_if(self, interrupted: bool, step: int) -> None:
@@ -92,6 +100,7 @@ def training_run(
     *,
     resume: str | None = None,
     overwrite: bool = False,
+    aliases: Mapping[str, str] | None = None,
 ) -> Iterator[Run]:
     """Yields a :class:`Run` and ends the program as its user expects.
 
@@ -101,10 +110,10 @@ def training_run(
 
     Arguments:
         program: The name that errors begin with.
-        output_dir, options, resume, overwrite: Those of :class:`Run`.
+        output_dir, options, resume, overwrite, aliases: Those of :class:`Run`.
     """
     with usage_errors(program):
-        run = Run(output_dir, options, resume=resume, overwrite=overwrite)
+        run = Run(output_dir, options, resume=resume, overwrite=overwrite, aliases=aliases)
     try:
         yield run
     except FloatingPointError as error:

@@ -4,16 +4,15 @@ Errors are `ValueError`s of one line that name the file and, where there is one,
 """
 
 from __future__ import annotations
+
 import csv
 import gzip
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
 from fdpo.runs.files import replacing
-
-
 
 FORMATS = (".jsonl", ".jsonl.gz", ".parquet", ".csv")
 
