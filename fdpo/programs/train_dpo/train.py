@@ -169,35 +169,56 @@ def measure_pairs(trainer: FDPOTrainer, folder: Path) -> dict[str, float]:
     return calibration(margins, prompts).metrics("pairs_")
 
 
-def train(run: Run, args: DataArguments, training: TrainConfig, model: PolicyArguments) -> None:
-    """Trains, evaluates and saves the model of a run."""
-    from fdpo.llm.callbacks import StopOnInterrupt, TrainingClock
+def set_up(
+    args: DataArguments, training: TrainConfig, model: PolicyArguments
+) -> tuple[FDPOTrainer, list[str], list[str]]:
+    """Loads data and models.
+
+    Returns:
+        The trainer, the prompts to compare on, and lines that describe the data.
+    """
     from fdpo.scorers import get_scorer
 
-    name = model.model_name_or_path
     for scorer in args.scorers:
         get_scorer(scorer)  # a wrong name fails before the training
+    name = model.model_name_or_path
     data, counts = load(args, name)
     trainer = make_trainer(args, training, model, data)
     prompts = select_prompts(args, data, name)
-    notes = preparation_notes(trainer, data)
+    return trainer, prompts, [counts, *preparation_notes(trainer, data)]
+
+
+def report(
+    run: Run, args: DataArguments, trainer: FDPOTrainer, reference: str, prompts: list[str]
+) -> dict[str, Any]:
+    """Measures the policy on held-out pairs and prompts; returns the metrics."""
+    metrics: dict[str, Any] = {}
+    if trainer.eval_dataset is not None:
+        metrics |= measure_pairs(trainer, run.folder)
+    if is_main_process() and prompts:
+        metrics |= compare_samples(args, trainer, reference, prompts, run.folder)
+    return metrics
+
+
+def train(run: Run, args: DataArguments, training: TrainConfig, model: PolicyArguments) -> None:
+    """Trains, saves and measures the policy of a run."""
+    from fdpo.llm.callbacks import StopOnInterrupt, TrainingClock
+
+    trainer, prompts, lines = set_up(args, training, model)
     run.start()
     if is_main_process():
-        print(counts, *notes, sep="\n")
+        print(*lines, sep="\n")
     trainer.add_callback(interrupt := StopOnInterrupt())
     trainer.add_callback(clock := TrainingClock())
     trainer.train(resume_from_checkpoint=run.checkpoint)
     run.exit_if(interrupt.stopped, trainer.state.global_step)
     trainer.save_model()
     trainer.create_model_card(run.folder.name)
-    metrics: dict[str, Any] = {"steps": trainer.state.global_step, "train_seconds": clock.seconds}
-    if trainer.eval_dataset is not None:
-        metrics |= measure_pairs(trainer, run.folder)
+    metrics = {"steps": trainer.state.global_step, "train_seconds": clock.seconds}
+    metrics |= report(run, args, trainer, model.model_name_or_path, prompts)
     if is_main_process():
-        if prompts:
-            metrics |= compare_samples(args, trainer, name, prompts, run.folder)
         runs.write_jsonl(run.folder / runs.LOG, trainer.state.log_history)
-        run.finish(metrics)
+    run.finish(metrics)
     if training.push_to_hub:
         trainer.push_to_hub(dataset_name=args.dataset_name)
     trainer.end()
