@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from programs import ROOT
 
 from fdpo.cli import arguments
-from fdpo.tasks.mnist import load_classifier, measured
-from fdpo.tasks.mnist_data import load_mnist
+from fdpo.tasks.mnist import load_mnist
+from fdpo.tasks.mnist_classifier import load_classifier, measure_classifier
 
 
 @dataclass
@@ -29,7 +29,7 @@ def main() -> None:
     with arguments.usage_errors("digit_classifier.py"):
         classifier = load_classifier(own.classifier)
         pictures, labels = load_mnist(own.data_root, train=False)
-    for name, share in measured(classifier, pictures, labels).items():
+    for name, share in measure_classifier(classifier, pictures, labels).items():
         print(f"{name:18} {100 * share:6.2f} %")
 
 

@@ -18,7 +18,7 @@ from fdpo import runs
 from fdpo.cli import arguments
 from fdpo.diffusion.evaluate import HELD_OUT_SEED, sample_images
 from fdpo.diffusion.images import tiled, to_image
-from fdpo.diffusion.models import load
+from fdpo.diffusion.models import load_image_model
 from fdpo.plotting import method_label
 
 FIGURES = (
@@ -82,7 +82,7 @@ def draw(path: str, lines: list[tuple[str, str]], columns: int) -> None:
 
     figure = Figure(figsize=(8.5, 0.55 * len(lines)), layout="constrained")
     for axis, (label, model) in zip(figure.subplots(len(lines), 1), lines, strict=True):
-        pictures = sample_images(*load(model), columns, seed=HELD_OUT_SEED)
+        pictures = sample_images(*load_image_model(model), columns, seed=HELD_OUT_SEED)
         row = tiled(pictures, columns)
         axis.imshow(to_image(row), cmap="gray", vmin=0, vmax=255)
         axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)

@@ -23,15 +23,9 @@ from fdpo.preferences.pairs import Group
 from fdpo.runs.distributed import partial_state
 from fdpo.runs.seeds import derived_seed
 from fdpo.scorers import Scorer
-from fdpo.tasks.mnist import DIGITS, DigitClassifier, judge
+from fdpo.tasks.mnist_classifier import DigitClassifier, judge
 
 PART = 256  # pictures sampled at a time
-
-
-def require_digit(target: int) -> None:
-    """Raises ``ValueError`` if this is no digit."""
-    if not 0 <= target < DIGITS:
-        raise ValueError(f"--target must be a digit from 0 to 9, got {target}")
 
 
 def digit_scorer(classifier: DigitClassifier, digit: int, shape: Shape) -> Scorer:

@@ -125,7 +125,7 @@ class ImageArguments:
             if getattr(self, name) != getattr(type(self), name):
                 place = "with" if self.prompts else "without"
                 raise ValueError(f"--{name} has no effect {place} --prompts")
-        from fdpo.tasks.mnist_feedback import require_digit  # diffusers is for pictures only
+        from fdpo.tasks.mnist import require_digit
 
         if self.completions == 0:
             self.completions = 4 if self.prompts else 64
@@ -290,12 +290,12 @@ def generate_pictures(
     """Samples, scores and pairs."""
     from fdpo.diffusion import models
     from fdpo.tasks import mnist_feedback as feedback
-    from fdpo.tasks.mnist import load_classifier
+    from fdpo.tasks.mnist_classifier import load_classifier
 
     keep_freed_memory()
     device = partial_state().device
     with arguments.usage_errors("main.py"):
-        model, process = models.load(what.model, device)
+        model, process = models.load_image_model(what.model, device)
         if what.scorer:
             scorer = get_scorer(what.scorer)
         else:

@@ -48,7 +48,7 @@ def make_trainer(
 
 
 def batch_of(trainer: DiffusionTrainer, n: int = 4, epoch: int = 0) -> dict[str, Any]:
-    return default_collate([trainer.drawn[epoch, index] for index in range(n)])
+    return default_collate([trainer.dataset[epoch, index] for index in range(n)])
 
 
 def moved(trainer: DiffusionTrainer) -> None:
@@ -70,7 +70,7 @@ def test_reverse_kl_is_the_published_loss(
     moved(trainer)
     loaded = batch_of(trainer)
     loss, figures = trainer.compute_loss(loaded)
-    prepared: Any = trainer.drawn.pairs
+    prepared: Any = trainer.dataset.pairs
     batch = prepared.encode(loaded)
     schedule = DDPMScheduler.from_config(
         DDPMScheduler.load_config(pipelines(kind), subfolder="scheduler")
@@ -85,11 +85,10 @@ def test_reverse_kl_is_the_published_loss(
         found = unet(schedule.add_noise(latents, noise, times), times, **conditions).sample
         return (found - target).square().mean(dim=(1, 2, 3))
 
+    assert trainer.reference is not None
+    unets = trainer.policy, trainer.reference.model
     with torch.no_grad():
-        policy, base = (
-            error(unet, "chosen") - error(unet, "rejected")
-            for unet in (trainer.policy, trainer.reference)
-        )
+        policy, base = (error(unet, "chosen") - error(unet, "rejected") for unet in unets)
     published = -logsigmoid(-0.5 * 5000 * (policy - base))
     torch.testing.assert_close(figures["loss"], published, rtol=2e-3, atol=2e-3)
     assert (policy - base).abs().max() > 1e-4
