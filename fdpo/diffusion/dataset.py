@@ -170,7 +170,7 @@ def _tensors(conditions: Mapping[str, Any]) -> list[Tensor]:
 
 
 class ResumableSampler(Sampler[Key]):
-    """Endless epochs of pairs, each in its own random order, that start at any pair.
+    """Endless epochs of pairs, each in another random order, from any pair on.
 
     Arguments:
         size: The number of pairs.

@@ -112,7 +112,7 @@ class DiffusionTrainer:
         self._prepare(policy)
         self.reference = None
         if config.compares:
-            base = self.accelerator.unwrap_model(self.policy) if config.rank else frozen
+            base: Any = self.accelerator.unwrap_model(self.policy) if config.rank else frozen
             self.reference = Reference(
                 base.to(self.accelerator.device), self._predict, cache, adapter=bool(config.rank)
             )

@@ -114,7 +114,7 @@ def test_log_ratios_are_means_over_samples(make_trainer: MakeTrainer) -> None:
     ratios = -3 * (errors - reference).mean(2)
     torch.testing.assert_close(metrics["log_ratios/chosen"], ratios[0])
     torch.testing.assert_close(metrics["log_ratios/rejected"], ratios[1])
-    expected = trainer.config.pair_losses(*ratios, trainer.divergence, "logistic")
+    expected = trainer.config.pair_losses(ratios[0], ratios[1], trainer.divergence, "logistic")
     torch.testing.assert_close(losses, expected.losses)
     assert all(values.shape == (5,) and not values.requires_grad for values in metrics.values())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -246,3 +247,24 @@ def test_a_sweep_of_real_runs_checks_its_rate_and_fills_a_table(
     (row,) = read_rows("out/table.parquet")
     assert row["learning_rate"] == 1e-3 and row["kappa"] == 20
     assert {"share", "path_kl", "commit"} <= row.keys() and row["steps"] == 3
+
+
+LIGHT = """
+import importlib, sys
+for program in ("train", "evaluate", "sample", "pretrain"):
+    main = importlib.import_module(f"fdpo.programs.diffusion.{program}").main
+    for arguments in (["--help"], ["--sampling_steps", "0"], ["--max_train_steps", "many"]):
+        sys.argv = [program, *arguments]
+        try:
+            main()
+        except SystemExit as stop:
+            assert stop.code == (0 if arguments == ["--help"] else 2), (program, arguments)
+print({"accelerate", "diffusers", "peft", "torchvision", "matplotlib"} & set(sys.modules))
+"""
+
+
+def test_help_and_usage_errors_import_no_heavy_library() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines()[-1] == "set()", done.stderr
