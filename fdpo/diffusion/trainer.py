@@ -32,6 +32,7 @@ from fdpo.diffusion.models import add_lora
 from fdpo.diffusion.noise import NoiseProcess, errors
 from fdpo.diffusion.reference import Reference, frozen_copy, open_cache
 from fdpo.preferences.pairs import SIDES
+from fdpo.runs.cache import ReferenceCache
 from fdpo.runs.interrupts import Interrupts
 
 Predict = Callable[..., Tensor]
@@ -45,7 +46,7 @@ Validate = Callable[[nn.Module], Mapping[str, float]]
 
 
 def unconditional(model: nn.Module, x: Tensor, times: Tensor, **conditions: Any) -> Tensor:
-    """Predicts with a model that is called as those of diffusers are."""
+    """Predicts with a diffusers model."""
     return model(x, times, **conditions).sample
 
 
@@ -110,12 +111,7 @@ class DiffusionTrainer:
         policy = add_lora(model, config) if config.rank else model.requires_grad_(True)
         frozen = frozen_copy(policy) if config.compares and not config.rank else None
         self._prepare(policy)
-        self.reference = None
-        if config.compares:
-            base: Any = self.accelerator.unwrap_model(self.policy) if config.rank else frozen
-            self.reference = Reference(
-                base.to(self.accelerator.device), self._predict, cache, adapter=bool(config.rank)
-            )
+        self.reference = self._make_reference(frozen, cache) if config.compares else None
         self.step, self.seconds = 0, 0.0
         self.history = TrainingLog(self.accelerator, self.folder)
         self.recent = RecentLogRatios()
@@ -140,6 +136,12 @@ class DiffusionTrainer:
         if self.ema is not None:
             self.ema.to(accelerator.device)
             accelerator.register_for_checkpointing(self.ema)
+
+    def _make_reference(self, frozen: nn.Module | None, cache: ReferenceCache) -> Reference:
+        if frozen is None:
+            policy = self.accelerator.unwrap_model(self.policy)
+            return Reference(policy, self._predict, cache, adapter=True)
+        return Reference(frozen.to(self.accelerator.device), self._predict, cache, adapter=False)
 
     @property
     def log(self) -> list[dict[str, Any]]:
