@@ -18,9 +18,8 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from fdpo.diffusion.text_to_image.transforms import decode
-from fdpo.preferences.columns import require, type_of
 from fdpo.preferences.pairs import SIDES, Pair, PairingConfig, Side
-from fdpo.preferences.schema import preferences_from_rows
+from fdpo.preferences.schema import preferences_from_rows, require_columns, type_name
 from fdpo.runs.distributed import partial_state
 from fdpo.runs.hub import is_hub_id
 from fdpo.runs.rows import read_rows
@@ -247,7 +246,7 @@ def _labelled_pairs(rows: Table, labelled: bool) -> tuple[CaptionedPairs, Counte
 
 def _require_caption(caption: Any, where: str) -> None:
     if not isinstance(caption, str):
-        raise ValueError(f"{where}: caption must be a text, not {type_of(caption)}")
+        raise ValueError(f"{where}: caption must be a text, not {type_name(caption)}")
     if not caption.strip():
         raise ValueError(f"{where}: the caption is empty")
 
@@ -281,7 +280,7 @@ def _file_pairs(
 def _with_prompt(row: Any, where: str) -> dict[str, Any]:
     name = "caption" if isinstance(row, Mapping) and "caption" in row else "prompt"
     try:
-        require(row, (name,), where)
+        require_columns(row, (name,), where)
     except ValueError as error:
         raise ValueError(str(error).replace("column prompt", "column caption")) from error
     _require_caption(row[name], where)

@@ -24,8 +24,8 @@ from fdpo.diffusion.text_to_image.pipeline import (
     base_of,
     load_trained,
 )
-from fdpo.diffusion.text_to_image.prompts import read_prompts
 from fdpo.diffusion.text_to_image.scorers import get_image_scorer
+from fdpo.preferences.prompts import read_prompts
 from fdpo.runs.distributed import partial_state
 from fdpo.runs.seeds import derived_seed
 
@@ -92,7 +92,7 @@ def main() -> None:
     )
     device, dtype = partial_state().device, getattr(torch, own.dtype)
     with arguments.usage_errors("compare.py"):
-        prompts = read_prompts(own.prompts, own.num_prompts)
+        prompts = read_prompts(own.prompts, own.num_prompts, captions=True)
         scorers = {name: get_image_scorer(name, device) for name in own.scorers}
         names = {"policy": own.model, "reference": own.reference or base_of(own.model)}
         models = {label: load_trained(name, device, dtype) for label, name in names.items()}

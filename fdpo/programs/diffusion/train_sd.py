@@ -22,7 +22,7 @@ from fdpo.cli import arguments
 from fdpo.diffusion import DiffusionTrainer
 from fdpo.diffusion.text_to_image.config import StableDiffusionConfig
 from fdpo.diffusion.text_to_image.dataset import TextToImagePairs
-from fdpo.diffusion.text_to_image.feedback import relabelled
+from fdpo.diffusion.text_to_image.relabel import relabelled
 from fdpo.diffusion.text_to_image.latents import LatentCache
 from fdpo.diffusion.text_to_image.pairs import SIDES, CaptionedPairs, load_pairs, readable
 from fdpo.diffusion.text_to_image.pipeline import GUIDANCE, STEPS, StableDiffusion, load, load_vae
