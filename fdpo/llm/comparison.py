@@ -33,7 +33,7 @@ class Comparison:
         return flat(self.before, "base_") | flat(self.after) | deviations
 
     def warnings(self) -> dict[str, str]:
-        """Returns warnings of metrics of the policy that cannot be trusted, by the metric's name."""
+        """Returns warnings of the policy's metrics that cannot be trusted, by metric."""
         return {name: estimate.warning for name, estimate in self.after.items() if estimate.warning}
 
     def table(self) -> str:

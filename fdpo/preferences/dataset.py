@@ -1,4 +1,4 @@
-"""Data sets of preferences: a folder of pairs to train and to test on, scored groups, and a card."""
+"""Data sets of preferences: folders of pairs to train and test on, scored groups, and a card."""
 
 from __future__ import annotations
 

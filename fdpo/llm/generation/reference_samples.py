@@ -25,7 +25,7 @@ def reference_samples(
     folder: str | None = None,
     **options: Any,
 ) -> list[list[Completion]]:
-    """Samples completions as `fdpo.llm.generation.sampling.sample` does, or reads them from a cache.
+    """Samples completions as `sampling.sample` does, or reads them from a cache.
 
     The cache holds the ids and log π of each, under a name by the model's weights and
     configuration, the ids of prompts and end tokens, the options, the device's type and the
