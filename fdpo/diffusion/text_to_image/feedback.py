@@ -25,7 +25,7 @@ def completer(
         model: The model.
         group_size: Images of a prompt.
         seed: The seed of the noise.
-        options: Options of :meth:`StableDiffusion.draw`.
+        options: Options of :meth:`StableDiffusion.generate`.
 
     Returns:
         The ``complete`` of :func:`fdpo.preferences.generate.make_dataset`, with a prompt a part.
@@ -36,7 +36,7 @@ def completer(
         names = [f"pictures/{number:06}-{i}.png" for i in range(group_size)]
         missing = [i for i, name in enumerate(names) if not (folder / name).exists()]
         seeds = [derived_seed(seed, number, i) for i in missing]
-        images = model.draw(model.unet, [prompt] * len(missing), seeds, **options)
+        images = model.generate(model.unet, [prompt] * len(missing), seeds, **options)
         for i, image in zip(missing, images, strict=True):
             with replacing(folder / names[i]) as beside:
                 image.save(beside)

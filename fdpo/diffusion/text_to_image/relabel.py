@@ -41,7 +41,7 @@ def relabelled(
         for (row, _), both in zip(pairs.winners, keys, strict=True)
         for side, key in enumerate(both)
     }
-    cache = Path(folder) / f"scores-{scorer_fingerprint(spec)}"
+    cache = Path(folder) / f"scores-{scorer_key(spec)}"
     scores = _scores(pairs, places, scorer, cache, f"scoring by {spec}")
     winners = [
         (row, int(scores[second] > scores[first]))
@@ -104,7 +104,7 @@ def _score_images(
         return scorer(captions, [str(path) for path in paths])
 
 
-def scorer_fingerprint(spec: str) -> str:
+def scorer_key(spec: str) -> str:
     """Returns a name for a scorer: a digest of its spec and of its local weights or code."""
     name, _, model = spec.partition("=")
     if model and Path(model).is_dir():
