@@ -100,14 +100,10 @@ def sharded(
     missing = [part for part in mine if not done(part)]
     total, left = sum(map(size, mine)), sum(map(size, missing))
     results = []
-    bar: Any = tqdm(
-        desc=title,
-        total=total,
-        initial=total - left,
-        unit=f" {unit}",
-        disable=not is_main_process(),
-    )
-    with bar:
+    hidden = not is_main_process()
+    with tqdm(
+        desc=title, total=total, initial=total - left, unit=f" {unit}", disable=hidden
+    ) as bar:
         for part in missing:
             results.append(compute(part))
             bar.update(size(part))

@@ -21,7 +21,7 @@ TRAIN = sweeps.Program(
     aliases=ALIASES,
     reference=("model_name_or_path", "model_revision", "dataset_name", "max_length", "dtype"),
     steps="max_steps",
-    check={"eval_strategy": "steps", "eval_steps": "{steps}", "eval_openings": "0"},
+    check={"eval_strategy": "steps", "eval_steps": "{steps}", "eval_num_prompts": "0"},
     check_figure="eval_loss",
 )
 
