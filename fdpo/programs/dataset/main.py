@@ -79,8 +79,9 @@ def default_name(source: SourceArguments | ImageArguments, args: DatasetArgument
     """Returns the name of the default output folder."""
     if args.groups:
         return Path(args.groups).name.split(".")[0]
-    unprompted = isinstance(source, ImageArguments) and not source.prompts
-    return Path(source.model).name + (f"-{source.target}" if unprompted else "")
+    if isinstance(source, ImageArguments) and not source.prompts:
+        return f"{Path(source.model).name}-{source.target}"
+    return Path(source.model).name
 
 
 def make(run: Run, sources: list[Any], args: DatasetArguments) -> Counter[str]:
