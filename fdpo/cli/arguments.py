@@ -1,10 +1,10 @@
-"""Command lines and presets: dataclasses in, one clear line out if something is wrong.
+"""Command lines and YAML presets as instances of dataclasses, with errors of one line.
 
-The options of a program are the fields of its dataclasses, its own beside TRL's and transformers'.
+The options of a program are the fields of its dataclasses, those of TRL and transformers included.
 A value comes from the command line, else from the YAML file of ``--config``, else from the field's
-default. YAML values are read as the text that stands there and converted exactly as on the command
-line, so ``1e-4`` is a number in both and ``two`` is none in either. A mistake of the user ends the
-program with status 2 and ``<program>: error: <where, what was found, what is allowed>``.
+default. YAML values are converted exactly as on the command line, so ``1e-4`` is a number in both
+and ``two`` in neither. A mistake of the user ends the program with status 2 and
+``<program>: error: <place, value, allowed values>``.
 """
 
 import copy
@@ -32,7 +32,11 @@ CONFIGS = Path(__file__).resolve().parents[1] / "programs/configs"
 """The folder of the presets, one folder for each family of programs."""
 _NULL = "tag:yaml.org,2002:null"
 
-_KINDS = {yaml.MappingNode: "a mapping", yaml.SequenceNode: "a list", yaml.ScalarNode: "a value"}
+_NODE_NAMES = {
+    yaml.MappingNode: "a mapping",
+    yaml.SequenceNode: "a list",
+    yaml.ScalarNode: "a value",
+}
 
 
 def parse(
@@ -47,20 +51,20 @@ def parse(
     presets: str = "",
     check: Callable[..., None] | None = None,
 ) -> tuple[Any, ...]:
-    """One instance of each dataclass, filled from the command line and ``--config FILE``.
+    """Returns one instance of each dataclass, filled from the command line and ``--config``.
 
-    Args:
-        types: dataclasses whose fields are the options; no two may share a field's name.
-        argv: the arguments, by default the program's own.
-        program: the name that errors and ``--help`` give.
-        description: what the program does, for ``--help``.
-        common: fields of TRL's and transformers' dataclasses that ``--help`` shows beside our own;
+    Arguments:
+        types: Dataclasses whose fields are the options; no two may share a field's name.
+        argv: The arguments, by default those of the process.
+        program: The program's name in errors and in ``--help``.
+        description: A sentence on the program, for ``--help``.
+        common: Fields of TRL's and transformers' dataclasses that ``--help`` shows beside ours;
             ``--help_all`` shows all.
-        aliases: other names of options, as in ``{"model": "model_name_or_path"}``, in YAML too.
+        aliases: Other names of options, as in ``{"model": "model_name_or_path"}``, in YAML too.
         resets: ``{"loss": ("alpha",)}`` makes ``--loss`` on the command line discard the ``alpha``
-            of the YAML file, which was meant for the loss of that file.
-        presets: the family of programs whose presets ``--config`` finds by name.
-        check: called with the instances; its ``ValueError`` is a mistake of the user.
+            of the YAML file, which belongs to the loss of that file.
+        presets: The family of programs whose presets ``--config`` finds by name.
+        check: Is called with the instances; its ``ValueError`` is a mistake of the user.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = _Parser(types, aliases or {})
@@ -126,7 +130,7 @@ def parse_grid(
 def _with_preset(
     parser: "_Parser", argv: Sequence[str], resets: Mapping[str, Sequence[str]], presets: str
 ) -> dict[str, Any]:
-    """Values of the YAML file, then of the command line, which may discard some of the file's."""
+    """Returns the values of the YAML file, overridden by those of the command line."""
     given = parser.read(argv)
     preset = (
         parser.read_file(find_preset(given.pop("config"), presets)) if "config" in given else {}
@@ -138,7 +142,7 @@ def _with_preset(
 
 
 def resolved(*parsed: Any) -> dict[str, Any]:
-    """The value of every option of the dataclass instances, by name."""
+    """Returns the value of every option of the dataclass instances, by name."""
     return {field.name: getattr(one, field.name) for one in parsed for field in option_fields(one)}
 
 
@@ -164,11 +168,11 @@ def usage_errors(program: str) -> Iterator[None]:
 
 
 class _Parser(HfArgumentParser):
-    """transformers' parser, reporting only what was given, and each mistake as a ``ValueError``."""
+    """transformers' parser without defaults, whose mistakes are ``ValueError``\ s."""
 
     def __init__(self, types: Sequence[type], aliases: Mapping[str, str]) -> None:
         super().__init__(types, allow_abbrev=False, add_help=False, exit_on_error=False)
-        # Values too are -1e-3 and -inf, which argparse took for options before Python 3.14.
+        # -1e-3 and -inf are values, which argparse took for options before Python 3.14.
         self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")
         self.types = types
         self.aliases = aliases
@@ -186,7 +190,7 @@ class _Parser(HfArgumentParser):
         return self._option_string_actions[f"--{name}"]
 
     def _adapt(self, action: Action) -> None:
-        """Defaults stay with the dataclasses; dictionaries are JSON; a bare flag means true."""
+        """Leaves defaults to the dataclasses; reads dictionaries as JSON, a bare flag as true."""
         action.default, action.required = SUPPRESS, False
         members = hint_types(self.hints[action.dest])
         if dict in members:
@@ -209,7 +213,7 @@ class _Parser(HfArgumentParser):
         raise ValueError(message)
 
     def read(self, argv: Sequence[str]) -> dict[str, Any]:
-        """The options in ``argv``, the last one of a name, converted."""
+        """Returns the options in ``argv``, converted; the last one of a name counts."""
         try:
             given, unknown = self.parse_known_args(list(argv))
         except ArgumentError as error:
@@ -223,7 +227,7 @@ class _Parser(HfArgumentParser):
         return vars(given)
 
     def read_file(self, path: str) -> dict[str, Any]:
-        """The options in a YAML file, converted; its ``env`` mapping goes to the environment."""
+        """Returns the options in a YAML file, converted; exports its ``env`` mapping."""
         values: dict[str, Any] = {}
         for key, node in _yaml_entries(path):
             where = f"{path}, line {node.start_mark.line + 1}"
@@ -240,7 +244,7 @@ class _Parser(HfArgumentParser):
         return values
 
     def build(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The dataclasses' instances; what their ``__post_init__`` refuses is a ``ValueError``."""
+        """Returns the dataclasses' instances; errors of ``__post_init__`` are ``ValueError``\ s."""
         for field in (field for one in self.types for field in option_fields(one)):
             if field.name not in values and default_value(field) is MISSING:
                 raise ValueError(f"--{field.name} is needed")
@@ -262,14 +266,14 @@ class _Parser(HfArgumentParser):
             return [self._item(name, item) for item in node.value]
         if isinstance(node, yaml.ScalarNode) and node.tag != _NULL and name in self.hints:
             return self._from_text(name, node.value)
-        found = "nothing" if node.tag == _NULL else _KINDS[type(node)]
+        found = "nothing" if node.tag == _NULL else _NODE_NAMES[type(node)]
         expected = "a mapping" if members == {dict} else "a value"
         raise ValueError(f"{expected} is expected, found {found}")
 
     def _item(self, name: str, node: yaml.Node) -> Any:
         if not isinstance(node, yaml.ScalarNode):
             raise ValueError(
-                f"a list of single values is expected, found {_KINDS[type(node)]} in it"
+                f"a list of single values is expected, found {_NODE_NAMES[type(node)]} in it"
             )
         value = self._from_text(name, node.value)
         return value[0] if isinstance(value, list) else value
@@ -336,7 +340,7 @@ class _GridParser(_Parser):
     def _value(self, name: str, node: yaml.Node) -> Any:
         is_list = isinstance(node, yaml.SequenceNode)
         if node.tag == _NULL or (is_list and (name not in self.lists or not node.value)):
-            kind = "nothing" if node.tag == _NULL else _KINDS[type(node)]
+            kind = "nothing" if node.tag == _NULL else _NODE_NAMES[type(node)]
             raise ValueError(f"a value, or a list of them, is expected, found {kind}")
         return self.other._from_node(name, node)
 
@@ -362,7 +366,7 @@ def find_preset(name: str, family: str) -> str:
 
 
 def _yaml_entries(path: str) -> list[tuple[str, yaml.Node]]:
-    """Keys and value nodes of a YAML file that holds one mapping."""
+    """Returns the keys and value nodes of a YAML file that holds one mapping."""
     try:
         root = yaml.compose(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -371,7 +375,7 @@ def _yaml_entries(path: str) -> list[tuple[str, yaml.Node]]:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: not a text file of YAML: {error}") from None
     if not isinstance(root, yaml.MappingNode):
-        found = "nothing" if root is None else _KINDS[type(root)]
+        found = "nothing" if root is None else _NODE_NAMES[type(root)]
         raise ValueError(f"{path}: lines like 'beta: 0.1' are expected, found {found}")
     return [(str(key.value), value) for key, value in root.value]
 
