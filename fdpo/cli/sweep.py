@@ -21,28 +21,25 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from fdpo import runs
 from fdpo.cli import arguments
 from fdpo.cli.learning_rates import LearningRates, power_law
-from fdpo.cli.pool import Pool, SweepRun, finished_runs, option_text
-from fdpo.losses.config import RESETS, LossConfig
+from fdpo.cli.pool import Pool, SweepRun, option_text
+from fdpo.cli.table import write_table
+from fdpo.losses.config import RESETS
 from fdpo.losses.names import loss_parameters
-from fdpo.runs.files import to_plain
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 LOCK = "sweep.lock"  # held while a sweep is at work in a folder
-ALWAYS_SHOWN = (*(option.name for option in fields(LossConfig)), "learning_rate", "seed")
 Options = Mapping[str, Any]
+Grid = Mapping[str, list[Any]]
 
 
 @dataclass(frozen=True)
@@ -123,14 +120,10 @@ HELP = (
 
 
 def main(program: Program, argv: Sequence[str] | None = None) -> None:
-    """Runs a sweep from the command line.
+    """Runs a sweep of a program from a command line, by default that of the process.
 
-    Ends with status 0 if all runs are finished, 1 if some failed, 130 after Ctrl-C; before any run
-    starts with 2 for wrong options or a folder where another sweep is at work.
-
-    Arguments:
-        program: The program of the runs.
-        argv: The command line; by default that of the process.
+    Exits with status 1 if some runs failed, 130 after Ctrl-C, and 2, before any run starts, for
+    wrong options or a folder where another sweep is at work.
     """
     args, grid = arguments.parse_grid(
         SweepArguments,
@@ -174,9 +167,7 @@ class Sweep:
         ValueError: If the options of a run are wrong, or a value has no effect on any run.
     """
 
-    def __init__(
-        self, program: Program, args: SweepArguments, grid: Mapping[str, list[Any]]
-    ) -> None:
+    def __init__(self, program: Program, args: SweepArguments, grid: Grid) -> None:
         self.program, self.args = program, args
         self.root = Path(args.output_dir or f"runs/{program.path.parent.name}-sweep")
         self.build = arguments.builder(program.types)
@@ -252,9 +243,8 @@ class Sweep:
         resolved = self.resolve(options)
         rule = [self.args.learning_rates, self.args.check_steps]
         strength = "".join(f"-{k}{resolved[k]:g}" for k in ("beta", "kappa") if k in options)
-        return (
-            f"{loss_label(resolved)}{strength}-{digest([self.identity(options, resolved), rule])}"
-        )
+        identity = self.identity(options, resolved)
+        return f"{loss_label(resolved)}{strength}-{digest([identity, rule])}"
 
     def trial(self, options: Options, rate: float) -> SweepRun:
         """Returns the trial of a learning rate with the options of a run."""
@@ -279,14 +269,8 @@ class Sweep:
     def run(self, locked: bool) -> dict[str, str]:
         """Runs the trials and the runs that are not finished, or prints their commands.
 
-        Arguments:
-            locked: Whether this process holds the folder's lock. Otherwise it writes nothing.
-
-        Returns:
-            The reasons of failures by the names of runs.
-
-        Raises:
-            KeyboardInterrupt: If Ctrl-C or SIGTERM stopped it; the same call resumes.
+        Returns the reasons of failures by the names of runs. Raises ``KeyboardInterrupt`` after
+        Ctrl-C and SIGTERM. Without the folder's lock it writes nothing.
         """
         self.rates.writable = locked
         if locked:
@@ -342,75 +326,20 @@ class Sweep:
             print(f"{name}: {why}", file=sys.stderr)
 
     def write_table(self) -> None:
-        """Writes ``table.parquet`` and ``table.csv`` of the finished runs in the folder, if any."""
+        """Writes the table of all finished runs in the folder."""
         new_names = {old: new for new, old in self.program.former_names.items()}
-        defaults, losses = to_plain(self.defaults), self.rates.losses_by_run()
-        frame = results(self.root, defaults, new_names, losses)
-        if len(frame):
-            with runs.replacing(self.root / "table.parquet") as path:
-                frame.to_parquet(path, index=False)
-            with runs.replacing(self.root / "table.csv") as path:
-                frame.to_csv(path, index=False)
-
-
-def results(
-    root: Path, defaults: Options, new_names: Mapping[str, str], losses: Mapping[str, str]
-) -> DataFrame:
-    """Returns the table of a sweep's folder, a row for each finished run.
-
-    Columns are the run's name; the loss, the learning rate, the seed and every option that some run
-    changes; the losses of learning-rate trials; commit, seconds and command; all metrics. A column
-    holds truth values, numbers or text, or ``None``.
-
-    Arguments:
-        root: The folder.
-        defaults: The program's options by default.
-        new_names: The names of renamed options by those in older records.
-        losses: The losses behind the learning rate of each run.
-    """
-    import pandas
-
-    folders = finished_runs(root)
-    records = [runs.read_json(folder / runs.RECORD) for folder in folders]
-    given = [{new_names.get(k, k): v for k, v in one["options"].items()} for one in records]
-    varied = [
-        name
-        for name, default in defaults.items()
-        if any(options.get(name, default) != default for options in given)
-        and runs.changes_metrics(name)
-    ]
-    rows = [
-        {
-            "run": folder.name,
-            **{name: options.get(name) for name in (*ALWAYS_SHOWN, *varied)},
-            "learning_rate_trial": losses.get(folder.name),
-            "commit": record["git_commit"],
-            "seconds": SweepRun(root, folder.name).seconds(),
-            "command": record["commands"][0],
-            **runs.read_json(folder / runs.METRICS),
-        }
-        for folder, options, record in zip(folders, given, records, strict=True)
-    ]
-    frame = pandas.DataFrame(rows, dtype=object)
-    frame = frame.where(frame.notna(), None)
-    for name, column in frame.items():
-        kinds = {bool if isinstance(v, bool) else type(v) for v in column if v is not None}
-        if not (kinds <= {bool} or kinds <= {int, float}):
-            texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in column]
-            frame[name] = pandas.Series(texts, dtype=object)
-    return frame
+        write_table(self.root, self.defaults, new_names, self.rates.losses_by_run())
 
 
 def migrate(root: Path) -> None:
-    """Gives the folders of a sweep by an older version their new names."""
+    """Gives the folders of a sweep by version 0.1 their new names."""
     for old, new in {"cells": "runs", "checks": "trials"}.items():
-        if (root / old).is_dir():
-            (root / new).mkdir(exist_ok=True)
-            for folder in (root / old).iterdir():
-                if not (root / new / folder.name).exists():
-                    folder.rename(root / new / folder.name)
-            with suppress(OSError):  #
-                (root / old).rmdir()
+        for folder in (root / old).glob("*"):
+            if not (root / new / folder.name).exists():
+                (root / new).mkdir(exist_ok=True)
+                folder.rename(root / new / folder.name)
+        with suppress(OSError):  # missing, or not empty
+            (root / old).rmdir()
     shutil.rmtree(root / "locks", ignore_errors=True)
 
 

@@ -27,6 +27,7 @@ TRAIN = sweeps.Program(
         "eval_openings": 0,
     },
     trial_metric="eval_loss",
+    former_names={"eval_num_prompts": "eval_openings"},
 )
 
 
