@@ -42,8 +42,10 @@ def _section(
 
 def _entry(parser: Any, field: Field[Any], width: int, brief: bool) -> list[str]:
     """Returns ``  --name KIND    help (default)``; in brief only the first sentence."""
-    alias = next((a for a, name in parser.aliases.items() if name == field.name), field.name)
-    head = f"  --{alias} {_kind(parser, field)}".ljust(36) + " "
+    # a short form, such as --dataset of --dataset_name, stands for the name; an old name does not
+    forms = (alias for alias, name in parser.aliases.items() if name == field.name)
+    short = next((alias for alias in forms if field.name.startswith(alias)), field.name)
+    head = f"  --{short} {_kind(parser, field)}".ljust(36) + " "
     text = str(field.metadata.get("help", "")).replace("%%", "%")
     if brief:
         text = re.split(r"(?<=[^.]\.)\s", text)[0].rstrip(".")

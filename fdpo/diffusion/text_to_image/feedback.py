@@ -53,7 +53,7 @@ def make_dataset(
         prompts: The prompts.
         scorer: What scores the files of the pictures.
         completions: Pictures of a prompt.
-        drawing: Options of :meth:`StableDiffusion.draw`.
+        drawing: Options of :meth:`StableDiffusion.generate`.
         seed: The seed of the noise, and of the split.
         facts: What the data set's card says of how it was made.
         pairing: How groups become pairs (:func:`fdpo.preferences.dataset.write_dataset`).
@@ -89,7 +89,7 @@ def _drawn_group(
     names = [f"pictures/{number:06}-{i}.png" for i in range(completions)]
     absent = [i for i, name in enumerate(names) if not (folder / name).exists()]
     seeds = [derived_seed(seed, number, i) for i in absent]
-    drawn = model.draw(model.unet, [prompt] * len(absent), seeds, **drawing)
+    drawn = model.generate(model.unet, [prompt] * len(absent), seeds, **drawing)
     for i, picture in zip(absent, drawn, strict=True):
         with replacing(folder / names[i]) as beside:
             picture.save(beside)
