@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from filelock import FileLock
 from torch import Tensor
-
-from fdpo.runs.locks import locked
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -141,7 +140,7 @@ def run_first(command: Sequence[str], target: Path) -> None:
     with partial_state().main_process_first():
         if target.exists():
             return
-        with locked(target.parent.with_name(f".{target.parent.name}.lock")):
+        with FileLock(target.parent.with_name(f".{target.parent.name}.lock")):
             if target.exists():
                 return
             print("making preference data first:", shlex.join(command), flush=True)

@@ -91,10 +91,12 @@ def make(run: Run, sources: list[Any], args: DatasetArguments) -> Counter[str]:
     if args.modality == "image":
         from fdpo.programs.dataset.image import generate as generate_images
 
-        return generate_images(run, *sources, args)
+        [image] = sources
+        return generate_images(run, image, args)
     from fdpo.programs.dataset.text import generate as generate_texts
 
-    return generate_texts(run, *sources, args)
+    source, completions = sources
+    return generate_texts(run, source, completions, args)
 
 
 def pair_groups(run: Run, args: DatasetArguments) -> Counter[str]:
