@@ -49,7 +49,7 @@ class DropMessages(logging.Filter):
 def quiet_libraries() -> None:
     """Drops known messages of libraries, and shows progress bars of long steps only.
 
-    Programs call it after they have parsed their options; the library itself never does.
+    Programs call it first, because options warn too; the library itself never does.
     """
     for name, beginnings in LOGGED.items():
         logging.getLogger(name).addFilter(DropMessages(beginnings))

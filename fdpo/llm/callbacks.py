@@ -14,6 +14,8 @@ from fdpo.llm.data import pair_name
 from fdpo.runs.interrupts import Interrupts
 
 if TYPE_CHECKING:
+    from transformers import Trainer
+
     from fdpo.llm.trainer import FDPOTrainer
 
 LABELS = {
@@ -47,6 +49,12 @@ class BriefProgress(ProgressCallback):
             self.training_bar.write(f"step {state.global_step}: " + ", ".join(parts))
 
 
+def use_brief_progress(trainer: Trainer) -> None:
+    """Replaces the progress bar of a trainer, if it shows one, by :class:`BriefProgress`."""
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(BriefProgress())
+
+
 class StopOnInterrupt(TrainerCallback):
     """Ends a run after the current step, with a checkpoint, at Ctrl-C or SIGTERM."""
 
@@ -55,7 +63,7 @@ class StopOnInterrupt(TrainerCallback):
 
     @property
     def stopped(self) -> bool:
-        """Whether a signal ended the run."""
+        """True after a signal ended the run."""
         return self.interrupts.stopped
 
     def on_train_begin(

@@ -133,7 +133,7 @@ class FDPOTrainer(DPOTrainer):
 
     @property
     def mode(self) -> Mode:
-        """Whether the model trains or is evaluated."""
+        """The mode of the model, and of the metrics it produces."""
         return "train" if self.model.training else "eval"
 
     def compute_loss(

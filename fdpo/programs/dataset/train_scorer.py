@@ -134,7 +134,7 @@ def train(run: Run, args: ReviewArguments, training: ScorerConfig) -> None:
     """Trains, saves and measures the classifier of a run."""
     from transformers import DataCollatorWithPadding, Trainer
 
-    from fdpo.llm.callbacks import StopOnInterrupt
+    from fdpo.llm.callbacks import StopOnInterrupt, use_brief_progress
     from fdpo.tasks import imdb
 
     splits = imdb.load_texts(args.dataset, args.held_out)
@@ -153,6 +153,7 @@ def train(run: Run, args: ReviewArguments, training: ScorerConfig) -> None:
     )
     if is_main_process():
         print(f"{model.num_parameters():,} parameters, {len(splits.train):,} reviews to train on")
+    use_brief_progress(trainer)
     trainer.train(resume_from_checkpoint=run.checkpoint)
     run.exit_if(interrupt.stopped, trainer.state.global_step)
     if not is_main_process():
@@ -167,6 +168,7 @@ def train(run: Run, args: ReviewArguments, training: ScorerConfig) -> None:
 
 
 def main() -> None:
+    quiet_libraries()
     args, training = arguments.parse(
         (ReviewArguments, ScorerConfig),
         program="train_scorer.py",
@@ -174,7 +176,6 @@ def main() -> None:
         description=(__doc__ or "").split("\n")[0],
         common=COMMON,
     )
-    quiet_libraries()
     options = arguments.resolved(args, training)
     resume = training.resume_from_checkpoint
     with training_run("train_scorer.py", training.output_dir, options, resume=resume) as run:

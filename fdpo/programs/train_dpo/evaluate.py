@@ -138,6 +138,7 @@ def measure_pairs(
 
 
 def main() -> None:
+    quiet_libraries()
     (args,) = arguments.parse(
         (EvaluationArguments,),
         program="evaluate.py",
@@ -145,7 +146,6 @@ def main() -> None:
         description=(__doc__ or "").split("\n")[0],
         aliases={"openings": "num_prompts"},  # its name in version 0.1
     )
-    quiet_libraries()
     comparison, pair_metrics, pair_line = evaluate(args)
     metrics = comparison.metrics() | pair_metrics | {"warnings": comparison.warnings()}
     folder = Path(args.output_dir or (args.model if Path(args.model).is_dir() else "runs/evaluate"))

@@ -72,7 +72,7 @@ def train(run: Run, args: TextArguments, training: TrainingArguments) -> None:
     """Trains, saves and measures the model of a run."""
     from transformers import DataCollatorForLanguageModeling, Trainer
 
-    from fdpo.llm.callbacks import StopOnInterrupt
+    from fdpo.llm.callbacks import StopOnInterrupt, use_brief_progress
     from fdpo.llm.models import load_model
     from fdpo.tasks import imdb
 
@@ -90,6 +90,7 @@ def train(run: Run, args: TextArguments, training: TrainingArguments) -> None:
         processing_class=tokenizer,
         callbacks=[interrupt := StopOnInterrupt()],
     )
+    use_brief_progress(trainer)
     trainer.train(resume_from_checkpoint=run.checkpoint)
     run.exit_if(interrupt.stopped, trainer.state.global_step)
     if not is_main_process():
@@ -104,6 +105,7 @@ def train(run: Run, args: TextArguments, training: TrainingArguments) -> None:
 
 
 def main() -> None:
+    quiet_libraries()
     args, training = arguments.parse(
         (TextArguments, TrainingArguments),
         program="sft.py",
@@ -111,7 +113,6 @@ def main() -> None:
         description=(__doc__ or "").split("\n")[0],
         common=COMMON,
     )
-    quiet_libraries()
     options = arguments.resolved(args, training)
     resume = training.resume_from_checkpoint
     with training_run("sft.py", training.output_dir, options, resume=resume) as run:

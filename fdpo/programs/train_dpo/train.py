@@ -62,10 +62,9 @@ def make_trainer(
     args: DataArguments, training: TrainConfig, model: PolicyArguments, data: DatasetDict
 ) -> FDPOTrainer:
     """Makes the trainer as TRL's own script does, after checking that the prompts fit."""
-    from transformers import ProgressCallback
     from trl import get_peft_config, get_quantization_config
 
-    from fdpo.llm.callbacks import BriefProgress
+    from fdpo.llm.callbacks import use_brief_progress
     from fdpo.llm.data import require_room
     from fdpo.llm.models import fitting_length, load_tokenizer
     from fdpo.llm.trainer import FDPOTrainer
@@ -91,8 +90,7 @@ def make_trainer(
         quantization_config=get_quantization_config(model),
         dataset_name=args.dataset_name,
     )
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(BriefProgress())
+    use_brief_progress(trainer)
     return trainer
 
 
@@ -204,6 +202,7 @@ def train(run: Run, args: DataArguments, training: TrainConfig, model: PolicyArg
 
 
 def main() -> None:
+    quiet_libraries()
     args, training, model = arguments.parse(
         TYPES,
         program="train.py",
@@ -213,10 +212,11 @@ def main() -> None:
         aliases=ALIASES,
         resets=RESETS,
     )
-    quiet_libraries()
     options = arguments.resolved(args, training, model)
     resume = training.resume_from_checkpoint
-    with training_run("train.py", training.output_dir, options, resume=resume) as run:
+    with training_run(
+        "train.py", training.output_dir, options, resume=resume, aliases=ALIASES
+    ) as run:
         train(run, args, training, model)
 
 
