@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -101,7 +101,11 @@ def sharded(
     total, left = sum(map(size, mine)), sum(map(size, missing))
     results = []
     bar: Any = tqdm(
-        desc=title, total=total, initial=total - left, unit=f" {unit}", disable=not is_main_process()
+        desc=title,
+        total=total,
+        initial=total - left,
+        unit=f" {unit}",
+        disable=not is_main_process(),
     )
     with bar:
         for part in missing:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fdpo.runs.locks import claim, locked
 from fdpo.runs.distributed import run_first
+from fdpo.runs.locks import claim, locked
 
 
 def test_a_lock_has_one_holder(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ import torch
 from fdpo import runs
 from fdpo.cli import arguments
 from fdpo.estimators.calibration import calibration
-from fdpo.llm.evaluate import HELD_OUT_SEED, compare, held_out_prompts
-from fdpo.llm.generation.prompts import read_prompts
+from fdpo.llm.evaluate import HELD_OUT_SEED, SamplingConfig, compare, held_out_prompts
 from fdpo.llm.models import load_model, load_tokenizer, options_of, reference_of
 from fdpo.losses.config import LossConfig
+from fdpo.preferences.prompts import read_prompts
 from fdpo.preferences.schema import preferences_from_rows
 from fdpo.runs.rows import read_rows
 from fdpo.scorers import get_scorer
@@ -98,10 +98,7 @@ def main() -> None:
         tokenizer,
         prompts,
         scorers,
-        samples=own.samples,
-        max_new_tokens=own.max_new_tokens,
-        batch_size=own.batch_size,
-        seed=own.seed,
+        SamplingConfig(own.samples, own.max_new_tokens, own.batch_size, own.seed),
         divergence=trained.resolve()[0] if trained else None,
         embed=own.embed,
         reference_cache=own.reference_cache,

@@ -24,11 +24,11 @@ from fdpo.estimators.calibration import calibration
 from fdpo.llm.callbacks import BriefProgress, Seconds, StopOnInterrupt
 from fdpo.llm.config import FDPOConfig
 from fdpo.llm.data import load_preferences, require_room
-from fdpo.llm.evaluate import HELD_OUT_SEED, compare, held_out_prompts
-from fdpo.llm.generation.prompts import read_prompts
+from fdpo.llm.evaluate import HELD_OUT_SEED, SamplingConfig, compare, held_out_prompts
 from fdpo.llm.models import fitting_length, load_model, load_tokenizer
 from fdpo.llm.trainer import FDPOTrainer
 from fdpo.losses.config import RESETS
+from fdpo.preferences.prompts import read_prompts
 from fdpo.runs.distributed import run_first
 from fdpo.scorers import get_scorer
 from fdpo.tasks import COMMANDS, PRETRAINED
@@ -201,9 +201,7 @@ def report(
             trainer.processing_class,
             held_out,
             {Path(name).name: get_scorer(name) for name in own.scorers},
-            samples=own.eval_samples,
-            max_new_tokens=own.eval_tokens,
-            seed=HELD_OUT_SEED,
+            SamplingConfig(own.eval_samples, own.eval_tokens, seed=HELD_OUT_SEED),
             divergence=trainer.divergence,
             reference_cache=trainer.args.reference_cache,
         )
