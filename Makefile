@@ -22,11 +22,11 @@ test: setup ## run the tests that take minutes
 slow: setup ## run the tests that take longer
 	$(python) -m pytest -m slow $(ARGS)
 
-results: setup ## sweeps, their tables, results.ipynb: hours; it goes on where it was stopped
-	$(python) benchmarks/results.py $(ARGS)
+results: setup ## sweeps, their tables, results.ipynb: hours; the same command resumes it
+	$(python) -m experiments.results $(ARGS)
 
 results-quick: setup ## the same on a small scale, in runs/quick: minutes
-	$(python) benchmarks/results.py --quick $(ARGS)
+	$(python) -m experiments.results --quick $(ARGS)
 
 lint: setup ## check style, format and types
 	$(python) -m ruff check .
@@ -36,8 +36,8 @@ lint: setup ## check style, format and types
 clean: ## remove what setup installed
 	rm -rf .venv .tools
 
-# A mark outside the environment says that it is incomplete: one that was interrupted half-way
-# through a package cannot be trusted and is made anew.
+# A file outside the environment marks it as incomplete: one that was interrupted half-way through a
+# package cannot be trusted and is built again.
 $(ready): poetry.lock pyproject.toml
 	@tools/poetry check --lock
 	@if [ -e .tools/installing ]; then rm -rf .venv; fi

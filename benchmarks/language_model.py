@@ -1,10 +1,10 @@
-r"""The embedded language model beside xz and a 5-gram model, in bits per byte of held-out reviews.
+r"""Bits per byte of held-out reviews: the embedded language model, a 5-gram model and xz.
 
-    python benchmarks/language_model.py --dataset train_20k.jsonl.gz
+    python -m benchmarks.language_model --dataset train_20k.jsonl.gz
 
-All three see the same text, the first 500 reviews that training held out. The 5-gram model is
-interpolated Kneser-Ney (Ney et al., 1994) on the language model's tokens and training text: with
-:math:`c` the counts of the highest order, below it the number of distinct words that precede,
+All three see the same text, the first 500 held-out reviews. The 5-gram model is
+interpolated Kneser-Ney (Ney et al., 1994) on the language model's tokens and training text. With
+:math:`c` the counts of the highest order, and below it the number of distinct preceding tokens,
 
 .. math:: p(w \mid h) = \frac{\max(c(hw) - D, 0) + D N_{1+}(h\cdot)\, p(w \mid h')}{c(h)},
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 import lzma
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +23,9 @@ from numpy.typing import NDArray
 from fdpo import runs
 from fdpo.cli import arguments
 from fdpo.llm.models import load_model, load_tokenizer
-from fdpo.tasks import imdb as pretraining
-from fdpo.tasks.imdb import Splits, load_texts
+from fdpo.tasks import PRETRAINED, imdb
 
-ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = "benchmarks.language_model"
 Tokens = NDArray[np.int64]
 ORDER, BITS = 5, 12  # five tokens below 4,096 fit one int64
 
@@ -37,8 +35,8 @@ class Arguments:
     """Comparison."""
 
     dataset: str = field(default="stanfordnlp/imdb", metadata={"help": "labelled reviews"})
-    model: str = field(default=str(ROOT / "pretrained/imdb-gpt2"), metadata={"help": "folder"})
-    output: str = field(default="", metadata={"help": "JSON file to write the figures to"})
+    model: str = field(default=str(PRETRAINED / "imdb-gpt2"), metadata={"help": "folder"})
+    output: str = field(default="", metadata={"help": "JSON file to write"})
 
 
 class KneserNey:
@@ -81,14 +79,14 @@ def _grams(stream: Tokens, order: int) -> Tokens:
     return keys
 
 
-def _look_up(keys: Tokens, values: Tokens, wanted: Tokens) -> tuple[Tokens, NDArray[np.bool_]]:
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    found = keys[place] == wanted
-    return np.where(found, values[place], 0), found
+def _look_up(keys: Tokens, values: Tokens, queries: Tokens) -> tuple[Tokens, NDArray[np.bool_]]:
+    place = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
+    is_known = keys[place] == queries
+    return np.where(is_known, values[place], 0), is_known
 
 
-def n_gram_bits(splits: Splits, model: str) -> float:
-    """Returns the bits per byte of the 5-gram model on the reviews, end tokens included."""
+def n_gram_bits(splits: imdb.Splits, model: str) -> float:
+    """Returns the bits per byte of the 5-gram model on the test reviews, end tokens included."""
     tokenizer = load_tokenizer(model)
     if len(tokenizer) > 1 << BITS:
         raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, at most {1 << BITS} fit")
@@ -103,26 +101,26 @@ def n_gram_bits(splits: Splits, model: str) -> float:
     return float(nats) / math.log(2) / splits.test_bytes
 
 
-def xz_bits(splits: Splits) -> float:
-    """Returns the bits per byte of xz, at its strongest setting, on the reviews."""
-    packed = lzma.compress("\n".join(splits.test).encode(), preset=9 | lzma.PRESET_EXTREME)
-    return 8 * len(packed) / splits.test_bytes
+def xz_bits(splits: imdb.Splits) -> float:
+    """Returns the bits per byte of xz at its best compression, on the test reviews."""
+    compressed = lzma.compress("\n".join(splits.test).encode(), preset=9 | lzma.PRESET_EXTREME)
+    return 8 * len(compressed) / splits.test_bytes
 
 
 def main() -> None:
-    (own,) = arguments.parse((Arguments,), program="language_model.py")
-    with arguments.usage_errors("language_model.py"):
-        splits = load_texts(own.dataset)
-        model, tokenizer = load_model(own.model), load_tokenizer(own.model)
-    figures = pretraining.language_model_figures(model, tokenizer, splits.test)
-    bits = {"model": figures["bits_per_byte"], "5-gram": n_gram_bits(splits, own.model)}
+    (args,) = arguments.parse((Arguments,), program=PROGRAM)
+    with arguments.usage_errors(PROGRAM):
+        splits = imdb.load_texts(args.dataset)
+        model, tokenizer = load_model(args.model), load_tokenizer(args.model)
+    metrics = imdb.language_model_metrics(model, tokenizer, splits.test)
+    bits = {"model": metrics["bits_per_byte"], "5-gram": n_gram_bits(splits, args.model)}
     bits["xz"] = xz_bits(splits)
-    print(f"perplexity {figures['perplexity']:.2f} on {figures['tokens']:,} tokens", end=" ")
-    print(f"of {figures['texts']} reviews")
+    print(f"perplexity {metrics['perplexity']:.2f} on {metrics['tokens']:,} tokens", end=" ")
+    print(f"of {metrics['texts']} reviews")
     for name, value in bits.items():
         print(f"{name:8} {value:.3f} bits per byte")
-    if own.output:
-        runs.write_json(own.output, figures | {f"bits_per_byte_{k}": v for k, v in bits.items()})
+    if args.output:
+        runs.write_json(args.output, metrics | {f"bits_per_byte_{k}": v for k, v in bits.items()})
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Where the time of training goes: the share of each operation, by torch's profiler.
+"""Profile of a training step: the share of each operation, by torch's profiler.
 
-    python benchmarks/profiles.py --what text --side trl --data_root DIR
-    python benchmarks/profiles.py --what text --side fdpo --data_root DIR
-    python benchmarks/profiles.py --what images --side "fdpo, repeated" --data_root DIR
+    python -m benchmarks.profiles --what text --side trl --data_root DIR
+    python -m benchmarks.profiles --what text --side fdpo --data_root DIR
+    python -m benchmarks.profiles --what images --side "fdpo, repeated" --data_root DIR
 
-The steps are those of ``training_speed.py`` (models of 2.6 M parameters on groups) and of
-``diffusion_speed.py``, whose sides these are. Shares are of the processor's own time in an
-operation, without what it calls.
+The steps and their sides are those of ``benchmarks.training`` (models of 2.6 M parameters on
+groups) and of ``benchmarks.diffusion``. Shares are of the processor's time in an operation itself,
+without the operations that it calls.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import diffusion_speed
-from side_by_side import table
-from text_training import SIDES, Setting, prepare, trainer_of
 from torch.profiler import ProfilerActivity, profile
-from training_speed import BATCH, load_pairs
 
+from benchmarks import diffusion
+from benchmarks.comparison import markdown_table
+from benchmarks.trainers import BATCH, SIDES, Setting, load_pairs, make_trainer, prepare
 from fdpo.cli import arguments
 from fdpo.runs.distributed import keep_freed_memory
+
+PROGRAM = "benchmarks.profiles"
 
 
 @dataclass
@@ -32,9 +33,9 @@ class Arguments:
     """Profile."""
 
     what: Literal["text", "images"] = field(default="text", metadata={"help": "text or images"})
-    side: str = field(default="fdpo", metadata={"help": "whose step, as the tables of speed say"})
+    side: str = field(default="fdpo", metadata={"help": "a side of the table of speed"})
     data: Literal["groups", "dialogues", "pairs"] = field(
-        default="groups", metadata={"help": "text: what is trained on"}
+        default="groups", metadata={"help": "text: data set to train on"}
     )
     data_root: str = field(default="data", metadata={"help": "folder of the data, or of MNIST's"})
     size: Literal["2.6M", "25M", "124M"] = field(default="2.6M", metadata={"help": "text: model"})
@@ -42,46 +43,48 @@ class Arguments:
     rows: int = field(default=12, metadata={"help": "operations to show"})
 
     def __post_init__(self) -> None:
-        sides = SIDES if self.what == "text" else diffusion_speed.SIDES
+        sides = SIDES if self.what == "text" else diffusion.SIDES
         if self.side not in sides:
-            raise ValueError(f"--side {self.side}: there is {'; '.join(sides)}")
+            raise ValueError(f"unknown --side {self.side!r}; choose from {'; '.join(sides)}")
 
 
-def text(own: Arguments, folder: Path) -> Callable[[], Any]:
-    """Prepares training on text."""
-    setting = Setting(folder, BATCH[own.data])
-    prepare(setting, own.data_root, own.size, load_pairs(own.data, own.data_root), own.updates)
-    return trainer_of(setting, own.side, folder / "cache").train
+def text_training(args: Arguments, folder: Path) -> Callable[[], Any]:
+    """Prepares training on text and returns the function that trains."""
+    setting = Setting(folder, BATCH[args.data])
+    pairs = load_pairs(args.data, args.data_root)
+    prepare(setting, args.data_root, args.size, pairs, args.updates)
+    return make_trainer(setting, args.side, folder / "cache").train
 
 
-def images(own: Arguments, folder: Path) -> Callable[[], Any]:
-    """Prepares training on images."""
-    given = diffusion_speed.Arguments(data_root=own.data_root, updates=own.updates)
-    sides = diffusion_speed.Sides(given, folder)
-    if own.side != diffusion_speed.PLAIN:
+def image_training(args: Arguments, folder: Path) -> Callable[[], Any]:
+    """Prepares training on images and returns the function that trains."""
+    options = diffusion.Arguments(data_root=args.data_root, updates=args.updates)
+    sides = diffusion.Sides(options, folder)
+    if args.side != diffusion.PLAIN:
         keep_freed_memory()
-    if own.side in diffusion_speed.PUBLISHED:
-        return lambda: sides.plain().train(sides.batches(own.updates))
-    if own.side == diffusion_speed.REPEATED:
-        sides.trainer("cache", own.updates).train()
-    return sides.trainer("cache", own.updates).train
+    if args.side in diffusion.PUBLISHED:
+        return lambda: sides.plain().train(sides.batches(args.updates))
+    if args.side == diffusion.REPEATED:
+        sides.trainer("cache", args.updates).train()
+    return sides.trainer("cache", args.updates).train
 
 
 def main() -> None:
-    (own,) = arguments.parse((Arguments,), program="profiles.py")
-    with tempfile.TemporaryDirectory() as name:
-        with arguments.usage_errors("profiles.py"):
-            train = (text if own.what == "text" else images)(own, Path(name))
-        with profile(activities=[ProfilerActivity.CPU]) as found:
+    (args,) = arguments.parse((Arguments,), program=PROGRAM)
+    with tempfile.TemporaryDirectory() as folder:
+        with arguments.usage_errors(PROGRAM):
+            prepare_training = text_training if args.what == "text" else image_training
+            train = prepare_training(args, Path(folder))
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
             train()
-    events = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    events = sorted(profiled.key_averages(), key=lambda event: -event.self_cpu_time_total)
     total = sum(event.self_cpu_time_total for event in events)
     lines = [
         (event.key, f"{event.self_cpu_time_total / total:.1%}", event.count)
-        for event in events[: own.rows]
+        for event in events[: args.rows]
     ]
-    print(f"{total / 1e6:.1f} s in {own.updates} updates")
-    print(table(("operation", "of the time", "calls"), lines))
+    print(f"{total / 1e6:.1f} s in {args.updates} updates")
+    print(markdown_table(("operation", "of the time", "calls"), lines))
 
 
 if __name__ == "__main__":

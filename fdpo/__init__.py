@@ -1,7 +1,14 @@
-"""fdpo: direct preference optimisation with any f-divergence.
+"""Preference optimisation with any f-divergence.
 
-Importing it loads torch and nothing heavier; the trainers are in ``fdpo.llm`` and
-``fdpo.diffusion``.
+``import fdpo`` loads torch and nothing heavier; the trainers are in `fdpo.llm` and
+`fdpo.diffusion`.
+
+Example:
+    >>> import torch
+    >>> divergence = get_divergence("alpha", alpha=0.5)
+    >>> log_ratios = torch.tensor([0.5, -0.5])
+    >>> fdpo_loss(log_ratios, -log_ratios, divergence, beta=1.0).losses
+    tensor([0.3105, 1.3209])
 """
 
 from fdpo.divergences.base import Divergence

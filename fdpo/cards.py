@@ -1,11 +1,25 @@
-"""What model cards say about the loss of a run."""
+"""Model cards and dataset cards: the ``README.md`` of a folder, as the Hugging Face Hub shows it.
+
+A card is YAML front matter, which the hub reads, and Markdown, which people read. `huggingface_hub`
+checks and writes the front matter.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from fdpo.divergences.members import Divergence
+from fdpo.divergences.base import Divergence
 from fdpo.losses.config import LossConfig
+
+TEMPLATE = """\
+---
+{{ card_data }}
+---
+
+# {{ title }}
+
+{{ body }}"""
 
 CITATION = """\
 @inproceedings{wang2024beyond,
@@ -18,30 +32,85 @@ CITATION = """\
 }"""
 
 
+def model_card(title: str, body: str, **metadata: Any) -> str:
+    """Renders the card of a model.
+
+    Arguments:
+        title: The heading.
+        body: Markdown, below the heading.
+        **metadata: The front matter: the arguments of `huggingface_hub.ModelCardData`
+            (``base_model``, ``library_name``, ``pipeline_tag``, ``tags``, …) and any other key.
+
+    Example:
+        >>> print(model_card("fox", "A LoRA.", base_model="sd", tags=["dpo"]))
+        ---
+        base_model: sd
+        tags:
+        - dpo
+        ---
+        <BLANKLINE>
+        # fox
+        <BLANKLINE>
+        A LoRA.
+        <BLANKLINE>
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    return _rendered(ModelCard, ModelCardData(**metadata), title, body)
+
+
+def dataset_card(title: str, body: str, **metadata: Any) -> str:
+    """Renders the card of a dataset.
+
+    Arguments:
+        title: The heading.
+        body: Markdown, below the heading.
+        **metadata: The front matter: the arguments of `huggingface_hub.DatasetCardData`
+            (``task_categories``, …), ``tags``, and ``configs``, from which
+            `datasets.load_dataset` learns which files make up which split.
+    """
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    return _rendered(DatasetCard, DatasetCardData(**metadata), title, body)
+
+
+def _rendered(card: Any, metadata: Any, title: str, body: str) -> str:
+    text = card.from_template(metadata, template_str=TEMPLATE, title=title, body=body.strip())
+    return f"{text}\n"
+
+
+def markdown_table(rows: Mapping[str, object]) -> str:
+    """Returns names and values as a Markdown table of two columns without a heading."""
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {rows[name]} |" for name in rows)])
+
+
 def loss_section(
-    options: LossConfig, divergence: Divergence, preference: str, more: Mapping[str, str]
+    config: LossConfig, divergence: Divergence, preference: str, more: Mapping[str, str]
 ) -> str:
-    """Returns a Markdown section that names divergence, preference loss, strength, and more."""
-    tail = "off" if options.tail is None else f"{options.tail:g}"
+    """Returns the section of a model card that states the loss and cites its paper.
+
+    Arguments:
+        config: The options of the loss.
+        divergence: The divergence that they choose.
+        preference: The preference loss that they choose.
+        more: Further rows of the table.
+    """
     rows = {
         "divergence": f"`{divergence}`",
         "preference loss of the margin": f"`{preference}`",
-        "β": f"{options.beta:g}",
-        "curvature matching": "on" if options.match_curvature else "off",
-        "linear tail τ": tail,
-        "label smoothing": f"{options.label_smoothing:g}",
-        "share of the rejected side's gradient": f"{options.loser_gradient:g}",
+        "β": f"{config.beta:g}",
+        "curvature matching": "on" if config.match_curvature else "off",
+        "linear tail τ": "off" if config.tail is None else f"{config.tail:g}",
+        "label smoothing": f"{config.label_smoothing:g}",
+        "share of the rejected side's gradient": f"{config.loser_gradient:g}",
         **more,
     }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return f"""
 ## Divergence
 
 Trained with f-DPO: the implicit reward is β f′(π/π_ref).
 
-| | |
-|---|---|
-{table}
+{markdown_table(rows)}
 
 ```bibtex
 {CITATION}

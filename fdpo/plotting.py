@@ -1,6 +1,6 @@
-"""The divergences side by side, and the one colour that each has in every picture.
+"""Plots of the links, a table of all divergences, and the colours of methods in every plot.
 
-``python -m fdpo.plotting --output docs/links.png`` draws links and slopes;
+``python -m fdpo.plotting --output docs/links.png`` plots links and slopes;
 ``python -m fdpo.plotting --table`` prints a table of all divergences.
 """
 
@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
+from fdpo import runs
 from fdpo.divergences.base import Divergence
 from fdpo.divergences.members import DIVERGENCES, get_divergence
 from fdpo.divergences.tails import tailed
 from fdpo.losses.names import resolve_loss
 
-#: A colour per divergence, from Okabe and Ito's palette and Tol's muted one: told apart by people
-#: with any form of colour vision, together with the labels at the lines.
+#: A colour for each divergence, from the palettes of Okabe and Ito and of Tol (muted). With the
+#: labels at the lines, people with any form of colour vision can tell them apart.
 COLOURS: dict[str, str] = {
     "reverse_kl": "#000000",
     "js": "#0072B2",
@@ -31,9 +32,10 @@ COLOURS: dict[str, str] = {
     "neyman_chi2": "#882255",
     "pearson_chi2": "#332288",
 }
+#: The colour of mixtures and plug-ins.
 OTHER = "#777777"
 
-#: What the picture of the links shows: label -> (name, parameters).
+#: The divergences in the plot of the links: label -> (name, parameters).
 SHOWN: dict[str, tuple[str, dict[str, float]]] = {
     "reverse KL (DPO)": ("reverse_kl", {}),
     "JS": ("js", {}),
@@ -43,8 +45,7 @@ SHOWN: dict[str, tuple[str, dict[str, float]]] = {
     "χ² + KL (χPO)": ("chi2_kl", {}),
 }
 
-
-#: What a divergence is called beside a line.
+#: The label of a divergence, if it is not its name.
 LABELS: dict[str, str] = {
     "reverse_kl": "reverse KL",
     "js": "JS",
@@ -52,38 +53,57 @@ LABELS: dict[str, str] = {
     "jeffreys": "Jeffreys",
     "chi2_kl": "χ² + KL",
 }
-#: How a preference loss is drawn and what is added to the label.
+#: The line style of a preference loss, and its addition to the label.
 PREFERENCE_STYLES: dict[str, tuple[str, str]] = {
     "logistic": ("-", ""),
     "hinge": ("--", ", hinge"),
     "squared": (":", ", squared (IPO)"),
 }
-MARKERS = {0.3: "v", 0.5: "s", 0.7: "^"}  # of α
+#: The marker of a value of α.
+MARKERS = {0.3: "v", 0.5: "s", 0.7: "^"}
 
 
 def method_label(loss: str, alpha: float | None = None) -> str:
-    """Returns what a loss is called in a picture."""
+    """Returns the label of a method in a plot.
+
+    Example:
+        >>> method_label("alpha", 0.3), method_label("hinge")
+        ('α = 0.3', 'reverse KL, hinge')
+    """
     divergence, preference = resolve_loss(loss, alpha)
     name = f"α = {alpha:g}" if alpha is not None else LABELS.get(divergence.name, divergence.name)
     return name + PREFERENCE_STYLES.get(preference, ("", f", {preference}"))[1]
 
 
 def method_name(loss: str, alpha: float | None = None) -> str:
-    """Returns the name of a method: the loss, and its alpha after a space if it has one."""
+    """Returns the name of a method: the loss, and after a space its alpha, if it has one.
+
+    Example:
+        >>> method_name("jsd"), method_name("alpha", 0.3)
+        ('jsd', 'alpha 0.3')
+    """
     return loss if alpha is None else f"{loss} {alpha:g}"
 
 
 def parse_method(method: str) -> tuple[str, float | None]:
-    """Returns the loss and the alpha of a method's name, such as ``jsd`` or ``alpha 0.3``."""
+    """Splits the name of a method into the loss and its alpha; inverts :func:`method_name`.
+
+    Example:
+        >>> parse_method("alpha 0.3")
+        ('alpha', 0.3)
+    """
     loss, _, alpha = method.partition(" ")
     return loss, float(alpha) if alpha else None
 
 
 def style(method: str) -> dict[str, Any]:
-    """Returns the colour, line, marker and label of a method: the same in every picture.
+    """Returns the colour, line, marker and label of a method, the same in every plot.
 
     Arguments:
-        method: Its name, as :func:`method_name` gives it.
+        method: The name of the method (see :func:`method_name`).
+
+    Returns:
+        Keyword arguments of matplotlib's ``plot``.
     """
     loss, alpha = parse_method(method)
     divergence, preference = resolve_loss(loss, alpha)
@@ -97,15 +117,15 @@ def style(method: str) -> dict[str, Any]:
 
 
 def colour(divergence: Divergence) -> str:
-    """Returns a divergence's colour; mixtures and your own are grey."""
+    """Returns the colour of a divergence; mixtures and plug-ins are grey."""
     return COLOURS.get(divergence.name, OTHER)
 
 
 def plot_links(path: str | Path) -> None:
-    """Draws the links and the slopes of the main divergences side by side, and saves the picture.
+    """Plots the links and the slopes of the main divergences side by side.
 
     Arguments:
-        path: Where to; the ending gives the format.
+        path: The file of the plot; its suffix is the format.
     """
     from matplotlib.figure import Figure
 
@@ -114,9 +134,9 @@ def plot_links(path: str | Path) -> None:
     log_ratio = torch.linspace(-4, 4, 401, dtype=torch.float64)
     for label, (name, parameters) in SHOWN.items():
         divergence = get_divergence(name, **parameters)
-        style: dict[str, Any] = {"color": colour(divergence), "linewidth": 2.2, "label": label}
-        left.plot(log_ratio, divergence.link(log_ratio), **style)
-        right.plot(log_ratio, divergence.slope(log_ratio), **style)
+        line: dict[str, Any] = {"color": colour(divergence), "linewidth": 2.2, "label": label}
+        left.plot(log_ratio, divergence.link(log_ratio), **line)
+        right.plot(log_ratio, divergence.slope(log_ratio), **line)
     left.set(ylim=(-6, 6), ylabel=r"link  $g(\ell)$, in nats")
     left.set_title(r"Reward of a completion: $\beta \cdot g(\ell)$", loc="left")
     right.set(yscale="log", ylim=(0.01, 100), ylabel=r"slope  $w(\ell) = g'(\ell)$, no unit")
@@ -127,15 +147,12 @@ def plot_links(path: str | Path) -> None:
     figure.legend(
         *left.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False
     )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    figure.savefig(unfinished, dpi=150, format=path.suffix[1:])
-    unfinished.replace(path)
+    with runs.replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=150)
 
 
 def tidy(axis: Any) -> None:
-    """Gives axes a light grid behind what they show, and no frame."""
+    """Draws a light grid behind the content of axes, and no frame."""
     axis.grid(color="#dddddd", linewidth=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -166,20 +183,20 @@ def _row(divergence: Divergence) -> str:
     knees = tailed(divergence, 10.0)
     ends = [f"ℓ < {knees.low:.1f}"] * (knees.low > -torch.inf)
     ends += [f"ℓ > {knees.high:.1f}"] * (knees.high < torch.inf)
-    cells = [
+    columns = [
         f"`{divergence}`",
         *(f"{value:.3g}" for value in (left, middle, right, left / right)),
         f"{bound:.3g}" if bound < 100 else "∞",
         "yes" if divergence.exact else "**no**",
         ", ".join(ends) or "nowhere",
     ]
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(columns)} |"
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Shows links and slopes of the divergences.")
-    parser.add_argument("--output", help="draw them into this file", metavar="PATH")
-    parser.add_argument("--table", action="store_true", help="print a table of all of them")
+    parser = argparse.ArgumentParser(description="Links and slopes of the divergences.")
+    parser.add_argument("--output", help="plot them into this file", metavar="PATH")
+    parser.add_argument("--table", action="store_true", help="print a table of all divergences")
     options = parser.parse_args()
     if options.table:
         print(table())

@@ -1,4 +1,4 @@
-"""What a user names as ``package.module:attribute``: divergences and scorers of their own."""
+"""Plug-ins: objects of a user's code, given as ``package.module:attribute``."""
 
 from __future__ import annotations
 
@@ -8,16 +8,24 @@ import sys
 from typing import Any
 
 
-def imported(path: str, kind: str) -> Any:
-    """Imports what ``package.module:attribute`` names; ``kind`` is what errors call it.
+def load_plugin(path: str, kind: str) -> Any:
+    """Imports the object that ``package.module:attribute`` refers to.
 
-    Modules of the working folder are found as well as installed ones.
+    It searches the working folder after the installed modules.
+
+    Arguments:
+        path: The module and the name of the object.
+        kind: The use of the object, for error messages: ``loss``, ``scorer``.
 
     Raises:
-        ValueError: If there is no such module, or nothing of that name in it.
+        ValueError: If there is no such module or object.
+
+    Example:
+        >>> load_plugin("math:tau", "constant")
+        6.283185307179586
     """
     module_name, _, name = path.partition(":")
-    if os.getcwd() not in sys.path:  # a program's own folder is there, not the user's
+    if os.getcwd() not in sys.path:  # sys.path has the folder of the program, not the user's
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)

@@ -1,15 +1,15 @@
-"""Scorers: what turns prompts and completions into numbers, larger is better.
+"""Scorers: functions from prompts and completions to scores, larger is better.
 
-A scorer is any function (prompts, completions) -> scores over two equally long sequences.
-`get_scorer` makes one of a name:
+A scorer is any function ``(prompts, completions) -> scores`` over two sequences of equal length.
+:func:`get_scorer` makes one from a name:
 
 - ``vader``: the compound sentiment of the vaderSentiment package, in [-1, 1];
-- ``package.module:function``: a function of one's own;
-- anything else: a hub id or folder for ``AutoModelForSequenceClassification``. With class logits z
-  and the chosen label y the score is the log-odds log p_y / (1 - p_y) = z_y - log Σ_{c≠y} exp z_c,
-  or the plain logit z_y; of a reward model with one output it is that output.
+- ``package.module:function``: a function of the user's code;
+- a hub id or a folder: a model for ``AutoModelForSequenceClassification``. With class logits z and
+  the label y that counts, the score is the log-odds log p_y / (1 - p_y) = z_y - log Σ_{c≠y} exp z_c
+  or the logit z_y. The score of a reward model with one output is that output.
 
-Whatever it is, its answers are checked: as many as were asked for, each a finite number.
+Every scorer is checked: it must return as many scores as there are texts, each a finite number.
 """
 
 from __future__ import annotations
@@ -17,15 +17,36 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fdpo.plugins import imported
+from fdpo.plugins import load_plugin
 
 Scorer = Callable[[Sequence[str], Sequence[str]], list[float]]
+
+
+@dataclass(frozen=True)
+class ClassifierOptions:
+    """Options of a scorer that is a sequence classifier.
+
+    Arguments:
+        label: The name or the index of the label that counts; by default the one named positive,
+            or else the last.
+        logit: Whether the score is the logit of the label instead of its log-odds.
+        batch_size: Texts in a batch.
+        max_length: Tokens after which a text is truncated; by default the context of the model.
+        device: The device of the model; by default a GPU if there is one.
+    """
+
+    label: str | None = None
+    logit: bool = False
+    batch_size: int = 64
+    max_length: int | None = None
+    device: str | torch.device | None = None
 
 
 def get_scorer(
@@ -37,31 +58,35 @@ def get_scorer(
     max_length: int | None = None,
     device: str | torch.device | None = None,
 ) -> Scorer:
-    """Makes the scorer that ``spec`` names (see the module); a wrong name raises `ValueError`.
+    """Returns the scorer of a name (see the module); the options are :class:`ClassifierOptions`.
 
-    The options are those of a model: the ``label`` that counts (a name or an index; default: the
-    one named positive, else the last), its plain ``logit`` instead of its log-odds, texts in a
-    batch, and the tokens after which a text is cut (default: what the model takes).
+    Raises:
+        ValueError: If there is no such scorer or label.
+
+    Example:
+        >>> scorer = get_scorer("vader")
+        >>> scorer(["The film ", "The film "], ["is wonderful.", "is awful."])
+        [0.5719, -0.4588]
     """
     if spec == "vader":
         return checked(_vader(), spec)
     if ":" in spec and not os.path.exists(spec):
         return checked(_function(spec), spec)
-    model = _Classifier(spec, label, logit, batch_size, max_length, device)
-    return checked(model, spec)
+    options = ClassifierOptions(label, logit, batch_size, max_length, device)
+    return checked(_Classifier(spec, options), spec)
 
 
 def checked(scorer: Callable[..., Any], spec: str) -> Scorer:
-    """Returns a scorer that raises ``ValueError``, naming it, for answers that are no scores."""
+    """Returns a scorer that raises `ValueError`, naming it, for results that are not scores."""
 
     def score(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
-        returned = scorer(prompts, completions)
+        result = scorer(prompts, completions)
         try:
-            scores = [float(score) for score in returned]
+            scores = [float(score) for score in result]
         except (TypeError, ValueError) as error:
-            found = type(returned).__name__
+            kind = type(result).__name__
             raise ValueError(
-                f"scorer {spec}: must return a list of numbers, not {found} ({error})"
+                f"scorer {spec}: must return a list of numbers, not {kind} ({error})"
             ) from error
         if len(scores) != len(completions):
             raise ValueError(f"scorer {spec}: {len(scores)} scores for {len(completions)} texts")
@@ -84,38 +109,30 @@ def _vader() -> Scorer:
 
 
 def _function(spec: str) -> Callable[..., Any]:
-    function = imported(spec, "scorer")
+    function = load_plugin(spec, "scorer")
     if not callable(function):
-        found = type(function).__name__
-        raise ValueError(f"scorer {spec}: {spec.rpartition(':')[2]} is a {found}, not a function")
+        kind = type(function).__name__
+        raise ValueError(f"scorer {spec}: {spec.rpartition(':')[2]} is a {kind}, not a function")
     return function
 
 
 class _Classifier:
-    """The score of a text under a sequence classifier."""
+    """A scorer of whole texts, prompt and completion, by a sequence classifier."""
 
-    def __init__(
-        self,
-        name: str,
-        label: str | None,
-        logit: bool,
-        batch_size: int,
-        max_length: int | None,
-        device: str | torch.device | None,
-    ) -> None:
-        self.model, self.tokenizer = _load(name)
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(self, name: str, options: ClassifierOptions) -> None:
+        self.model, self.tokenizer = _load_classifier(name)
+        config = self.model.config
+        self.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device).eval()
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-            self.model.config.pad_token_id = self.tokenizer.pad_token_id
-        self.label = _label_index(name, self.model.config.id2label, label)
-        self.logit = logit or len(self.model.config.id2label) == 1
-        self.batch_size = batch_size
-        context = getattr(
-            self.model.config, "max_position_embeddings", self.tokenizer.model_max_length
-        )
-        self.max_length = max_length or min(context, self.tokenizer.model_max_length)
+            config.pad_token_id = self.tokenizer.pad_token_id
+        self.label = _label_index(name, config.id2label, options.label)
+        self.logit = options.logit or len(config.id2label) == 1
+        self.batch_size = options.batch_size
+        longest = self.tokenizer.model_max_length
+        context = getattr(config, "max_position_embeddings", longest)
+        self.max_length = options.max_length or min(context, longest)
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
@@ -136,18 +153,18 @@ class _Classifier:
         chosen = logits[:, self.label]
         if self.logit:
             return chosen
-        others = [c for c in range(logits.shape[1]) if c != self.label]
+        others = [i for i in range(logits.shape[1]) if i != self.label]
         return chosen - logits[:, others].logsumexp(1)
 
 
-def _load(name: str) -> tuple[Any, Any]:
+def _load_classifier(name: str) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     folder = Path(name)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise ValueError(f"scorer {name}: a folder without weights (no *.safetensors)")
     try:
-        # safetensors only: reading anything else would run what a stranger pickled
+        # safetensors only: loading a pickle may run the code of a stranger
         model = AutoModelForSequenceClassification.from_pretrained(
             name, dtype="float32", use_safetensors=True
         )

@@ -1,4 +1,4 @@
-"""Scorers: classifiers against their own logits, VADER, own functions, and what is refused."""
+"""Scorers: classifiers against their logits, VADER, plug-ins, and wrong scorers."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def classifier(folder: Path, labels: list[str], length: int = 32) -> str:
 
 
 def logits(folder: str, length: int = 32) -> torch.Tensor:
-    """The logits of prompts with completions, one text at a time."""
+    """Returns the logits of prompts with completions, one text at a time."""
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     rows = []
     for prompt, completion in zip(PROMPTS, COMPLETIONS, strict=True):
@@ -84,7 +84,7 @@ def test_a_reward_model_scores_by_its_output(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("context", "max_length"), [(2, None), (32, 2)])
-def test_long_texts_are_cut(tmp_path: Path, context: int, max_length: int | None) -> None:
+def test_long_texts_are_truncated(tmp_path: Path, context: int, max_length: int | None) -> None:
     name = classifier(tmp_path, ["negative", "positive"], length=context)
     scores = get_scorer(name, logit=True, max_length=max_length)(PROMPTS, COMPLETIONS)
     torch.testing.assert_close(torch.tensor(scores), logits(name, length=2)[:, 1])
@@ -97,7 +97,7 @@ def test_vader_scores_prompt_and_completion() -> None:
     assert scorer(["I loved it"], [""])[0] > 0.5
 
 
-OWN = """
+FUNCTIONS = """
 import math
 rows = [1]
 def lengths(prompts, completions): return [len(p) - len(c) for p, c in zip(prompts, completions)]
@@ -112,18 +112,18 @@ def words(prompts, completions): return list(completions)
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_scorers.py").write_text(OWN)
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_scorers.py").write_text(FUNCTIONS)
     monkeypatch.syspath_prepend(tmp_path)
 
 
-@pytest.mark.usefixtures("own")
-def test_own_functions() -> None:
-    assert get_scorer("own_scorers:lengths")(["ab", ""], ["c", "de"]) == [1.0, -2.0]
-    assert get_scorer("own_scorers:array")(["", ""], ["c", "de"]) == [1.0, 2.0]
+@pytest.mark.usefixtures("plugins")
+def test_functions() -> None:
+    assert get_scorer("my_scorers:lengths")(["ab", ""], ["c", "de"]) == [1.0, -2.0]
+    assert get_scorer("my_scorers:array")(["", ""], ["c", "de"]) == [1.0, 2.0]
 
 
-@pytest.mark.usefixtures("own")
+@pytest.mark.usefixtures("plugins")
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -134,24 +134,24 @@ def test_own_functions() -> None:
     ],
 )
 def test_wrong_returns(name: str, message: str) -> None:
-    scorer = get_scorer(f"own_scorers:{name}")
-    with pytest.raises(ValueError, match=f"scorer own_scorers:{name}: {message}"):
+    scorer = get_scorer(f"my_scorers:{name}")
+    with pytest.raises(ValueError, match=f"scorer my_scorers:{name}: {message}"):
         scorer(["", ""], ["one", "two"])
 
 
-@pytest.mark.usefixtures("own")
+@pytest.mark.usefixtures("plugins")
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("own_scorers:missing", "own_scorers has no 'missing'"),
-        ("own_scorers:rows", "rows is a list, not a function"),
+        ("my_scorers:missing", "my_scorers has no 'missing'"),
+        ("my_scorers:rows", "rows is a list, not a function"),
         ("no_such_module:f", "cannot import 'no_such_module'"),
         (":f", "cannot import ''"),
         ("vadr", "neither vader, nor package.module:function, nor a sequence classifier"),
         ("nobody/no-such-model", "neither vader"),
     ],
 )
-def test_unknown_scorers(spec: str, message: str) -> None:
+def test_unknmy_scorers(spec: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         get_scorer(spec)
     assert str(caught.value).startswith(f"scorer {spec}: ") and "\n" not in str(caught.value)

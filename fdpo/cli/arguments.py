@@ -1,12 +1,13 @@
-"""Command lines and presets: dataclasses in, one clear line out if something is wrong.
+"""Command lines and YAML presets as instances of dataclasses, with errors of one line.
 
-The options of a program are the fields of its dataclasses, its own beside TRL's and transformers'.
+The options of a program are the fields of its dataclasses, those of TRL and transformers included.
 A value comes from the command line, else from the YAML file of ``--config``, else from the field's
-default. YAML values are read as the text that stands there and converted exactly as on the command
-line, so ``1e-4`` is a number in both and ``two`` is none in either. A mistake of the user ends the
-program with status 2 and ``<program>: error: <where, what was found, what is allowed>``.
+default. YAML values are converted exactly as on the command line, so ``1e-4`` is a number in both
+and ``two`` in neither. A mistake of the user ends the program with status 2 and
+``<program>: error: <place, value, allowed values>``.
 """
 
+import copy
 import difflib
 import json
 import os
@@ -31,7 +32,11 @@ CONFIGS = Path(__file__).resolve().parents[1] / "programs/configs"
 """The folder of the presets, one folder for each family of programs."""
 _NULL = "tag:yaml.org,2002:null"
 
-_KINDS = {yaml.MappingNode: "a mapping", yaml.SequenceNode: "a list", yaml.ScalarNode: "a value"}
+_NODE_NAMES = {
+    yaml.MappingNode: "a mapping",
+    yaml.SequenceNode: "a list",
+    yaml.ScalarNode: "a value",
+}
 
 
 def parse(
@@ -46,20 +51,20 @@ def parse(
     presets: str = "",
     check: Callable[..., None] | None = None,
 ) -> tuple[Any, ...]:
-    """One instance of each dataclass, filled from the command line and ``--config FILE``.
+    """Returns one instance of each dataclass, filled from the command line and ``--config``.
 
-    Args:
-        types: dataclasses whose fields are the options; no two may share a field's name.
-        argv: the arguments, by default the program's own.
-        program: the name that errors and ``--help`` give.
-        description: what the program does, for ``--help``.
-        common: fields of TRL's and transformers' dataclasses that ``--help`` shows beside our own;
+    Arguments:
+        types: Dataclasses whose fields are the options; no two may share a field's name.
+        argv: The arguments, by default those of the process.
+        program: The program's name in errors and in ``--help``.
+        description: A sentence on the program, for ``--help``.
+        common: Fields of TRL's and transformers' dataclasses that ``--help`` shows beside ours;
             ``--help_all`` shows all.
-        aliases: other names of options, as in ``{"model": "model_name_or_path"}``, in YAML too.
+        aliases: Other names of options, as in ``{"model": "model_name_or_path"}``, in YAML too.
         resets: ``{"loss": ("alpha",)}`` makes ``--loss`` on the command line discard the ``alpha``
-            of the YAML file, which was meant for the loss of that file.
-        presets: the family of programs whose presets ``--config`` finds by name.
-        check: called with the instances; its ``ValueError`` is a mistake of the user.
+            of the YAML file, which belongs to the loss of that file.
+        presets: The family of programs whose presets ``--config`` finds by name.
+        check: Is called with the instances; its ``ValueError`` is a mistake of the user.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = _Parser(types, aliases or {})
@@ -74,23 +79,18 @@ def parse(
     return parsed
 
 
-def reader(
-    types: Sequence[type], aliases: Mapping[str, str] | None = None
-) -> Callable[[Sequence[str]], tuple[Any, ...]]:
-    """What :func:`parse` does with a command line, as a function to be called many times.
+def builder(types: Sequence[type]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """Returns a function from values by option name to an instance of each dataclass.
 
-    It returns an instance of each dataclass; a mistake is a ``ValueError``.
+    The values are converted already; other options have their defaults. A mistake is a
+    ``ValueError``.
     """
-    parser = _Parser(types, aliases or {})
-    return lambda argv: parser.build(parser.read(argv))
-
-
-Words = tuple[str, ...]
-"""A value of an option as it stands on a command line; several words if the option is a list."""
+    parser = _Parser(types, {})
+    return lambda values: parser.build(copy.deepcopy(dict(values)))
 
 
 def parse_grid(
-    own: type,
+    args_type: type,
     types: Sequence[type],
     argv: Sequence[str] | None = None,
     *,
@@ -99,26 +99,25 @@ def parse_grid(
     aliases: Mapping[str, str] | None = None,
     resets: Mapping[str, Sequence[str]] | None = None,
     presets: str = "",
-) -> tuple[Any, dict[str, list[Words]]]:
-    """A program's own options, and any number of values for each option of another program.
+) -> tuple[Any, dict[str, list[Any]]]:
+    """Parses a program's options, and any number of values for each option of another program.
 
-    ``--beta 0.1 1 --seed 0 --seed 1`` gives two values each; of an option that is a list,
-    ``--scorers a b --scorers c`` gives two lists. In YAML several values are a list, and several
-    lists a list of lists. Values are kept as they stand there: :func:`reader` converts and checks
-    them.
+    ``--beta 0.1 1 --seed 0 --seed 1`` gives two values each; ``--scorers a b --scorers c`` gives
+    two lists to an option that is a list. In YAML several values are a list, and several lists a
+    list of lists. Values are converted one by one; :func:`builder` checks a combination of them.
 
-    Args:
-        own: dataclass of the program's own options, which have one value. They hide options of
-            the other program with the same name.
-        types: dataclasses of the other program's options.
-        argv, program, description, aliases, resets: as for :func:`parse`.
+    Arguments:
+        args_type: The dataclass of the program's options, which have one value each. They hide
+            options of the other program with the same name.
+        types: The dataclasses of the other program's options.
+        argv, program, description, aliases, resets, presets: As for :func:`parse`.
 
     Returns:
-        The instance of ``own``, and the values of the other options that were given, in the order
-        in which they were: those of the YAML file first.
+        The instance of ``args_type``, and the values of each option of the other program that was
+        given, in the given order, those of the YAML file first.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = _GridParser(own, types, aliases or {})
+    parser = _GridParser(args_type, types, aliases or {})
     if not {"-h", "--help", "--help_all", "--help-all"}.isdisjoint(argv):
         print(help_text(parser, program, description, None))
         raise SystemExit(0)
@@ -131,7 +130,7 @@ def parse_grid(
 def _with_preset(
     parser: "_Parser", argv: Sequence[str], resets: Mapping[str, Sequence[str]], presets: str
 ) -> dict[str, Any]:
-    """Values of the YAML file, then of the command line, which may discard some of the file's."""
+    """Returns the values of the YAML file, overridden by those of the command line."""
     given = parser.read(argv)
     preset = (
         parser.read_file(find_preset(given.pop("config"), presets)) if "config" in given else {}
@@ -143,7 +142,7 @@ def _with_preset(
 
 
 def resolved(*parsed: Any) -> dict[str, Any]:
-    """The value of every option of the dataclass instances, by name."""
+    """Returns the value of every option of the dataclass instances, by name."""
     return {field.name: getattr(one, field.name) for one in parsed for field in option_fields(one)}
 
 
@@ -169,11 +168,11 @@ def usage_errors(program: str) -> Iterator[None]:
 
 
 class _Parser(HfArgumentParser):
-    """transformers' parser, reporting only what was given, and each mistake as a ``ValueError``."""
+    """transformers' parser without defaults, which raises ``ValueError`` for every mistake."""
 
     def __init__(self, types: Sequence[type], aliases: Mapping[str, str]) -> None:
         super().__init__(types, allow_abbrev=False, add_help=False, exit_on_error=False)
-        # Values too are -1e-3 and -inf, which argparse took for options before Python 3.14.
+        # -1e-3 and -inf are values, which argparse took for options before Python 3.14.
         self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")
         self.types = types
         self.aliases = aliases
@@ -191,7 +190,7 @@ class _Parser(HfArgumentParser):
         return self._option_string_actions[f"--{name}"]
 
     def _adapt(self, action: Action) -> None:
-        """Defaults stay with the dataclasses; dictionaries are JSON; a bare flag means true."""
+        """Leaves defaults to the dataclasses; reads dictionaries as JSON, a bare flag as true."""
         action.default, action.required = SUPPRESS, False
         members = hint_types(self.hints[action.dest])
         if dict in members:
@@ -214,7 +213,7 @@ class _Parser(HfArgumentParser):
         raise ValueError(message)
 
     def read(self, argv: Sequence[str]) -> dict[str, Any]:
-        """The options in ``argv``, the last one of a name, converted."""
+        """Returns the options in ``argv``, converted; the last one of a name counts."""
         try:
             given, unknown = self.parse_known_args(list(argv))
         except ArgumentError as error:
@@ -228,7 +227,7 @@ class _Parser(HfArgumentParser):
         return vars(given)
 
     def read_file(self, path: str) -> dict[str, Any]:
-        """The options in a YAML file, converted; its ``env`` mapping goes to the environment."""
+        """Returns the options in a YAML file, converted; exports its ``env`` mapping."""
         values: dict[str, Any] = {}
         for key, node in _yaml_entries(path):
             where = f"{path}, line {node.start_mark.line + 1}"
@@ -245,7 +244,7 @@ class _Parser(HfArgumentParser):
         return values
 
     def build(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The dataclasses' instances; what their ``__post_init__`` refuses is a ``ValueError``."""
+        """Returns the dataclasses' instances; an error of ``__post_init__`` is a ``ValueError``."""
         for field in (field for one in self.types for field in option_fields(one)):
             if field.name not in values and default_value(field) is MISSING:
                 raise ValueError(f"--{field.name} is needed")
@@ -267,14 +266,14 @@ class _Parser(HfArgumentParser):
             return [self._item(name, item) for item in node.value]
         if isinstance(node, yaml.ScalarNode) and node.tag != _NULL and name in self.hints:
             return self._from_text(name, node.value)
-        found = "nothing" if node.tag == _NULL else _KINDS[type(node)]
+        found = "nothing" if node.tag == _NULL else _NODE_NAMES[type(node)]
         expected = "a mapping" if members == {dict} else "a value"
         raise ValueError(f"{expected} is expected, found {found}")
 
     def _item(self, name: str, node: yaml.Node) -> Any:
         if not isinstance(node, yaml.ScalarNode):
             raise ValueError(
-                f"a list of single values is expected, found {_KINDS[type(node)]} in it"
+                f"a list of single values is expected, found {_NODE_NAMES[type(node)]} in it"
             )
         value = self._from_text(name, node.value)
         return value[0] if isinstance(value, list) else value
@@ -293,13 +292,14 @@ class _Parser(HfArgumentParser):
 
 
 class _GridParser(_Parser):
-    """Reads the options of ``own`` as always, and of each other option a list of values."""
+    """Reads one value of each option of ``args_type`` and a list of values of each other option."""
 
-    def __init__(self, own: type, types: Sequence[type], aliases: Mapping[str, str]) -> None:
-        super().__init__((own,), {})
-        other = _Parser(types, aliases)
-        self.grid = {name: hint for name, hint in other.hints.items() if name not in self.hints}
-        self.lists = {name for name in self.grid if other.action(name).nargs in ("+", "*")}
+    def __init__(self, args_type: type, types: Sequence[type], aliases: Mapping[str, str]) -> None:
+        super().__init__((args_type,), {})
+        self.other = _Parser(types, aliases)
+        hints = self.other.hints
+        self.grid = {name: hint for name, hint in hints.items() if name not in self.hints}
+        self.lists = {name for name in self.grid if self.other.action(name).nargs in ("+", "*")}
         self.hints |= self.grid
         self.aliases = aliases
         for name in self.grid:
@@ -315,14 +315,19 @@ class _GridParser(_Parser):
             for name, value in super().read(argv).items()
         }
 
-    def _values(self, name: str, occurrences: list[list[str]]) -> list[Words]:
+    def _values(self, name: str, occurrences: list[list[str]]) -> list[Any]:
         bare = ["true"] if bool in hint_types(self.grid[name]) else []
-        found = [words or bare for words in occurrences]
-        if [] in found:
+        try:
+            values = [
+                [self.other._from_text(name, word) for word in words or bare]
+                for words in occurrences
+            ]
+        except ValueError as error:
+            raise ValueError(f"--{name}: {error}") from None
+        if [] in values:
             raise ValueError(f"--{name}: a value is expected")
-        if name in self.lists:
-            return [tuple(words) for words in found]
-        return [(word,) for words in found for word in words]
+        # Each word of a list is converted to a list of one.
+        return [sum(lists, []) for lists in values] if name in self.lists else sum(values, [])
 
     def _from_node(self, name: str, node: yaml.Node) -> Any:
         if name not in self.grid:
@@ -330,17 +335,14 @@ class _GridParser(_Parser):
         several = isinstance(node, yaml.SequenceNode) and (
             name not in self.lists or any(isinstance(n, yaml.SequenceNode) for n in node.value)
         )
-        return [self._words(name, one) for one in (node.value if several else [node])]
+        return [self._value(name, one) for one in (node.value if several else [node])]
 
-    def _words(self, name: str, node: yaml.Node) -> Words:
-        if isinstance(node, yaml.MappingNode):
-            return (json.dumps(yaml.SafeLoader("").construct_document(node)),)
-        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        scalars = all(isinstance(n, yaml.ScalarNode) and n.tag != _NULL for n in nodes)
-        if not nodes or not scalars or (nodes != [node] and name not in self.lists):
-            found = "nothing" if node.tag == _NULL else _KINDS[type(node)]
-            raise ValueError(f"a value, or a list of them, is expected, found {found}")
-        return tuple(n.value for n in nodes)
+    def _value(self, name: str, node: yaml.Node) -> Any:
+        is_list = isinstance(node, yaml.SequenceNode)
+        if node.tag == _NULL or (is_list and (name not in self.lists or not node.value)):
+            kind = "nothing" if node.tag == _NULL else _NODE_NAMES[type(node)]
+            raise ValueError(f"a value, or a list of them, is expected, found {kind}")
+        return self.other._from_node(name, node)
 
 
 def find_preset(name: str, family: str) -> str:
@@ -364,7 +366,7 @@ def find_preset(name: str, family: str) -> str:
 
 
 def _yaml_entries(path: str) -> list[tuple[str, yaml.Node]]:
-    """Keys and value nodes of a YAML file that holds one mapping."""
+    """Returns the keys and value nodes of a YAML file that holds one mapping."""
     try:
         root = yaml.compose(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -373,7 +375,7 @@ def _yaml_entries(path: str) -> list[tuple[str, yaml.Node]]:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: not a text file of YAML: {error}") from None
     if not isinstance(root, yaml.MappingNode):
-        found = "nothing" if root is None else _KINDS[type(root)]
+        found = "nothing" if root is None else _NODE_NAMES[type(root)]
         raise ValueError(f"{path}: lines like 'beta: 0.1' are expected, found {found}")
     return [(str(key.value), value) for key, value in root.value]
 

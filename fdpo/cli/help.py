@@ -1,4 +1,4 @@
-"""The text of ``--help``."""
+"""The text of ``--help``: a program's options in sections, on two screens at most."""
 
 import json
 import re
@@ -15,7 +15,7 @@ _ECOSYSTEM = ("trl", "transformers", "diffusers")
 
 
 def help_text(parser: Any, program: str, description: str, common: Sequence[str] | None) -> str:
-    """The text of ``--help``: our own options and the ``common`` ones, or with ``None`` all."""
+    """Returns the text of ``--help``: our options and the ``common`` ones, or with ``None`` all."""
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     lines = [f"usage: {program} [--config FILE.yaml] [--option value ...]"]
     lines += ["", *textwrap.wrap(description, width)] if description else []
@@ -41,9 +41,11 @@ def _section(
 
 
 def _entry(parser: Any, field: Field[Any], width: int, brief: bool) -> list[str]:
-    """``  --name KIND    help (default)``; in brief the first sentence, on at most two lines."""
-    alias = next((a for a, name in parser.aliases.items() if name == field.name), field.name)
-    head = f"  --{alias} {_kind(parser, field)}".ljust(36) + " "
+    """Returns ``  --name KIND    help (default)``; in brief only the first sentence."""
+    # a short form, such as --dataset of --dataset_name, stands for the name; an old name does not
+    forms = (alias for alias, name in parser.aliases.items() if name == field.name)
+    short = next((alias for alias in forms if field.name.startswith(alias)), field.name)
+    head = f"  --{short} {_kind(parser, field)}".ljust(36) + " "
     text = str(field.metadata.get("help", "")).replace("%%", "%")
     if brief:
         text = re.split(r"(?<=[^.]\.)\s", text)[0].rstrip(".")
@@ -77,7 +79,7 @@ def _describe_default(field: Field[Any]) -> str:
 
 
 def _title(one: type) -> str:
-    """The first line of a dataclass's docstring; its name where it has none."""
+    """Returns the first line of a dataclass's docstring; its name where it has none."""
     first = (one.__doc__ or "").strip().split("\n")[0].rstrip(".")
     return one.__name__ if not first or first.startswith(f"{one.__name__}(") else first
 

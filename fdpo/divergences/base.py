@@ -1,6 +1,6 @@
 """The interface of a divergence, and weighted sums of divergences.
 
-:mod:`fdpo.divergences.members` states the formalism and holds the members.
+:mod:`fdpo.divergences` states the formalism.
 """
 
 from __future__ import annotations
@@ -21,13 +21,28 @@ from fdpo.divergences.numerics import explicit, explicit_difference, invert, is_
 class Divergence(ABC):
     r"""An :math:`f`-divergence with its link :math:`g` and slope :math:`w`. Abstract.
 
-    Every method is elementwise, for tensors of any shape. bf16, fp16 and integers are computed in
-    float32 and give float32; float64 stays float64. Weighted sums of divergences are divergences:
-    ``0.7 * a + 0.3 * b``.
+    Every method is elementwise and takes tensors of any shape. It computes bf16, fp16 and integers
+    in float32 and returns float32; float64 stays float64. A weighted sum of divergences is a
+    divergence.
 
-    A member is a frozen dataclass whose fields are its parameters, each with a default. It defines
-    ``name``, ``_f``, ``_link`` and ``_slope`` for tensors in float32 or float64, and
-    ``_inverse_link``, ``_difference`` and ``exact`` where the ones below will not do.
+    A subclass is a frozen dataclass whose fields are its parameters, each with a default. It
+    defines ``name``, ``_f``, ``_link`` and ``_slope`` for tensors in float32 or float64. It
+    overrides ``_inverse_link`` and ``_difference`` where it has closed forms, and ``exact`` where
+    it is not exact.
+
+    Example:
+        >>> import fdpo, torch
+        >>> divergence = fdpo.get_divergence("forward_kl")
+        >>> log_ratio = torch.tensor([-1.0, 0.0, 1.0])
+        >>> divergence.link(log_ratio)  # 1 - exp(-ℓ)
+        tensor([-1.7183,  0.0000,  0.6321])
+        >>> divergence.slope(log_ratio)
+        tensor([2.7183, 1.0000, 0.3679])
+        >>> divergence.exact, divergence.curvature
+        (True, 1.0)
+        >>> mixture = 0.7 * divergence + 0.3 * fdpo.get_divergence("reverse_kl")
+        >>> mixture.slope(log_ratio)
+        tensor([2.2028, 1.0000, 0.5575])
     """
 
     name: str
@@ -49,12 +64,12 @@ class Divergence(ABC):
 
     @property
     def exact(self) -> bool:
-        r"""Whether :math:`f'(0^+) = -\infty`."""
+        r"""True if :math:`f'(0^+) = -\infty`: then f-DPO recovers every optimum."""
         return True
 
     @cached_property
     def curvature(self) -> float:
-        r""":math:`f''(1) = w(0)`, the strength of :math:`\beta` at the start of training."""
+        r""":math:`f''(1) = w(0)`, which scales :math:`\beta` at the start of training."""
         return self._slope(torch.zeros(1, dtype=torch.float64)).item()
 
     def f(self, ratio: Tensor) -> Tensor:
@@ -75,7 +90,7 @@ class Divergence(ABC):
             return self._inverse_link(precise(value))
 
     def difference(self, a: Tensor, b: Tensor) -> Tensor:
-        r"""Returns :math:`g(a) - g(b)`, with the digits that subtracting two links would lose."""
+        r"""Returns :math:`g(a) - g(b)` without the cancellation of subtracting two links."""
         return explicit_difference(self._difference, self._slope, a, b)
 
     def __mul__(self, weight: float) -> Divergence:
@@ -87,7 +102,7 @@ class Divergence(ABC):
         return Mixture(((1.0, self), (1.0, other)))
 
     def __str__(self) -> str:
-        """The spelling that :func:`fdpo.resolve_loss` reads."""
+        """Returns the text that :func:`fdpo.resolve_loss` parses."""
         values = ", ".join(repr(getattr(self, name)) for name in parameters(type(self)))
         return f"{self.name}({values})" if values else self.name
 
@@ -98,7 +113,7 @@ class Mixture(Divergence):
     r"""A weighted sum :math:`\sum_i c_i f_i`, :math:`c_i > 0`, with link :math:`\sum_i c_i g_i`.
 
     Arguments:
-        terms: The pairs :math:`(c_i, f_i)`. A mixture among them is replaced by its own terms.
+        terms: The pairs :math:`(c_i, f_i)`. The terms of a nested mixture become terms of this one.
 
     Raises:
         ValueError: If a weight is not a finite number above 0.

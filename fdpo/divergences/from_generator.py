@@ -1,7 +1,4 @@
-r"""Divergences from a generator :math:`f` alone, by automatic differentiation.
-
-Link and slope are :math:`g = f'(e^\ell) - f'(1)` and :math:`w = e^\ell f''(e^\ell)`, in float64.
-"""
+r"""Divergences from a generator :math:`f`, by automatic differentiation in float64."""
 
 from __future__ import annotations
 
@@ -14,19 +11,19 @@ from torch import Tensor
 
 from fdpo.divergences.base import Divergence
 
-EDGE = 30.0  # |ℓ| beyond which a link from autograd goes on as a straight line
+EDGE = 30.0  # |ℓ| beyond which a link from autograd continues as a straight line
 
 
 @final
 @dataclass(frozen=True)
 class Generated(Divergence):
-    r"""A divergence whose link is the derivative that autograd finds for its generator.
+    r"""A divergence with the link :math:`f'(e^\ell) - f'(1)`, differentiated by autograd.
 
-    Beyond :math:`|\ell| = 30` the link is a straight line; slopes are never below 0.
+    Beyond :math:`|\ell| = 30` the link is a straight line. Slopes are never below 0.
 
     Arguments:
         generator: :math:`f`, an elementwise function of float64 tensors, twice differentiable.
-        name: What to call it.
+        name: Its name in logs and cards.
         finite_at_zero: Whether :math:`f'(0^+)` is finite.
     """
 
@@ -70,23 +67,31 @@ def _derivatives(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tens
 def _derivative(value: Tensor, at: Tensor) -> Tensor:
     if not value.requires_grad:  # a constant, as the derivative of a straight line is
         return torch.zeros_like(at)
-    (found,) = torch.autograd.grad(value.sum(), at, create_graph=True, allow_unused=True)
-    # cloned: the lazy zeros of a straight piece load torch's compiler when they are multiplied
-    return torch.zeros_like(at) if found is None else found.clone()
+    (gradient,) = torch.autograd.grad(value.sum(), at, create_graph=True, allow_unused=True)
+    # clone: multiplying the lazy zeros of a straight piece would load torch's compiler
+    return torch.zeros_like(at) if gradient is None else gradient.clone()
 
 
 def divergence_from_generator(generator: Callable[[Tensor], Tensor], *, name: str) -> Divergence:
     r"""Returns the divergence of a convex :math:`f` with :math:`f(1) = 0`.
 
-    Whether it is exact is measured: if :math:`f'(0^+)` is finite, the slope falls to 0 as
-    :math:`\ell \to -\infty`, faster than :math:`1/|\ell|`.
+    It measures whether the divergence is exact: if :math:`f'(0^+)` is finite, the slope falls to 0
+    as :math:`\ell \to -\infty`, faster than :math:`1/|\ell|`.
 
     Arguments:
         generator: :math:`f(u)` in torch operations, elementwise, twice differentiable.
-        name: What to call it in logs and cards.
+        name: Its name in logs and cards.
 
     Raises:
-        ValueError: If :math:`f` fails a condition, naming it and where it fails.
+        ValueError: If :math:`f` fails a condition; the message names the condition and the place.
+
+    Example:
+        >>> wall = divergence_from_generator(lambda u: u * u.log() + 1 / u - 1, name="wall")
+        >>> wall.exact, wall.curvature
+        (True, 3.0)
+        >>> divergence_from_generator(lambda u: u.log(), name="log")
+        Traceback (most recent call last):
+        ValueError: log: f is not convex at u = 9.358e-14
     """
     log_ratio = torch.linspace(-EDGE, EDGE, 1201, dtype=torch.float64)
     ratio = log_ratio.exp()
@@ -96,10 +101,10 @@ def divergence_from_generator(generator: Callable[[Tensor], Tensor], *, name: st
     at_one = generator(torch.ones(1, dtype=torch.float64)).item()
     if not abs(at_one) <= 1e-9:
         raise ValueError(f"{name}: f(1) must be 0, it is {at_one:g}")
-    for what, values in (("f", value), ("f'", first), ("u f''", slope)):
-        _require(values.isfinite(), ratio, f"{name}: {what} is not finite")
+    for term, values in (("f", value), ("f'", first), ("u f''", slope)):
+        _require(values.isfinite(), ratio, f"{name}: {term} is not finite")
     curvature = slope[len(slope) // 2].item()
-    # Rounding may leave a little where a straight piece has none.
+    # The tolerance allows for rounding where f is straight.
     rises = torch.diff(first) >= -1e-9 * (abs(curvature) + first[1:].abs())
     convex = (slope >= -1e-9 * abs(curvature)) & torch.cat([rises, rises[-1:]])
     _require(convex, ratio, f"{name}: f is not convex")

@@ -1,29 +1,8 @@
-r"""f-divergences as links between log-ratios and rewards.
+r"""The divergences of the library, each with its generator, link, slope and inverse link.
 
-With :math:`u = \pi_\theta / \pi_\text{ref}`, :math:`\ell = \log u` and a convex generator
-:math:`f`, :math:`f(1) = 0`, the divergence is
-:math:`D_f(\pi_\theta \| \pi_\text{ref}) = E_\text{ref}[f(u)]`. The policy that maximises
-:math:`E_\pi[r] - \beta D_f` has :math:`r = \beta f'(u)` up to a constant, so that all which
-preference optimisation needs of :math:`f` is its **link** and the link's **slope**,
-
-.. math::
-    g(\ell) = f'(e^\ell) - f'(1), \qquad w(\ell) = g'(\ell) = e^\ell f''(e^\ell) \geq 0.
-
-A divergence is **exact** if :math:`f'(0^+) = -\infty`: then every optimum is positive everywhere
-and f-DPO recovers it; if not, only where it is positive anyway. Its **curvature** is
-:math:`f''(1) = w(0)`.
-
-Links are written in the log domain, in forms that keep their digits: where the code differs from
-the equation in the docstring, it is the same function without cancellation or overflow.
-
-A new divergence is one class (:math:`f`, link, slope and, where it has one, inverse; see
-:class:`Divergence`) and its entry in :data:`DIVERGENCES`.
-
-References:
-    | Beyond Reverse KL: Generalizing Direct Preference Optimization with Diverse Divergence
-      Constraints (Wang et al., 2024), https://arxiv.org/abs/2309.16240
-    | Correcting the Mythos of KL-Regularization: Direct Alignment without Overoptimization via
-      Chi-Squared Preference Optimization (Huang et al., 2025), https://arxiv.org/abs/2407.13399
+:mod:`fdpo.divergences` states the formalism. The code evaluates links in the log domain, in forms
+that keep their digits: where it differs from the equation of the docstring, it is the same function
+without cancellation or overflow.
 """
 
 from __future__ import annotations
@@ -34,10 +13,13 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from fdpo.divergences.base import Divergence, parameters
-from fdpo.divergences.numerics import is_number
+from fdpo.divergences.numerics import (
+    invert_expm1_plus_identity,
+    is_number,
+    logsigmoid_difference,
+)
 
 LOG_2 = math.log(2)
 
@@ -45,7 +27,7 @@ LOG_2 = math.log(2)
 @final
 @dataclass(frozen=True)
 class ReverseKL(Divergence):
-    r"""Reverse KL: :math:`f = u \log u`, :math:`g = \ell`, :math:`w = 1`. Gives DPO."""
+    r"""Reverse KL, which gives DPO: :math:`f = u \log u`, :math:`g = \ell`, :math:`w = 1`."""
 
     name = "reverse_kl"
 
@@ -91,7 +73,7 @@ class _Power(Divergence):
     def _inverse_link(self, value: Tensor) -> Tensor:
         if abs(self.alpha) < 1e-20:
             return value / self.scale
-        # the clamp turns what lies outside the range into an infinity
+        # the clamp gives values outside the range of g an infinite inverse
         power = (-self.alpha * (value / self.scale)).clamp(min=-1)
         return -torch.log1p(power) / self.alpha
 
@@ -106,7 +88,7 @@ def _power_link(log_ratio: Tensor, alpha: float) -> Tensor:
 
 
 def _power_difference(a: Tensor, b: Tensor, alpha: float) -> Tensor:
-    # |e^{-αb} - e^{-αa}|/|α| = e^{-αc} (1 - e^{-|α||a-b|})/|α|, c the one with the larger power
+    # |e^{-αb} - e^{-αa}|/|α| = e^{-αc} (1 - e^{-|α||a-b|})/|α|, where c has the larger power
     steeper = torch.minimum(a, b) if alpha > 0 else torch.maximum(a, b)
     rise = torch.exp(-alpha * steeper) * _power_link((a - b).abs(), abs(alpha))
     return torch.where(a == b, 0, torch.sign(a - b) * rise)
@@ -117,11 +99,12 @@ def _power_difference(a: Tensor, b: Tensor, alpha: float) -> Tensor:
 class Alpha(_Power):
     r"""α-divergence: :math:`f = (u^{1-\alpha} - (1-\alpha)u - \alpha)/(\alpha(\alpha-1))`.
 
-    :math:`g = (1 - e^{-\alpha\ell})/\alpha`, :math:`w = e^{-\alpha\ell}`. 0 gives the reverse KL,
-    1 the forward KL; negative values are not exact.
+    :math:`g = (1 - e^{-\alpha\ell})/\alpha`, :math:`w = e^{-\alpha\ell}`. It is the reverse KL for
+    :math:`\alpha = 0`, the forward KL for 1, and not exact below 0.
 
     Arguments:
-        alpha: Any finite number, in the convention of the paper (see :func:`alpha_from_trl`).
+        alpha: :math:`\alpha`, any finite number, in the convention of the paper (see
+            :func:`alpha_from_trl`).
     """
 
     name = "alpha"
@@ -186,7 +169,7 @@ class PearsonChi2(_Power):
 @final
 @dataclass(frozen=True)
 class Jeffreys(Divergence):
-    r"""Jeffreys, the sum of both KLs: :math:`f = (u-1)\log u`.
+    r"""Jeffreys divergence, the sum of both KLs: :math:`f = (u-1)\log u`.
 
     :math:`g = \ell + 1 - e^{-\ell}`, :math:`w = 1 + e^{-\ell}`.
     """
@@ -203,7 +186,7 @@ class Jeffreys(Divergence):
         return 1 + torch.exp(-log_ratio)
 
     def _inverse_link(self, value: Tensor) -> Tensor:
-        return -_inverse_of_exp_plus_identity(-value)  # g(ℓ) = -chi2_kl's at -ℓ
+        return -invert_expm1_plus_identity(-value)  # g(ℓ) = -chi2_kl's at -ℓ
 
     def _difference(self, a: Tensor, b: Tensor) -> Tensor:
         return (a - b) + _power_difference(a, b, 1.0)
@@ -212,7 +195,7 @@ class Jeffreys(Divergence):
 @final
 @dataclass(frozen=True)
 class Chi2KL(Divergence):
-    r"""Half of Pearson's and the reverse KL, of χPO: :math:`f = (u-1)^2/2 + u\log u`.
+    r"""Half of Pearson's plus the reverse KL, as in χPO: :math:`f = (u-1)^2/2 + u\log u`.
 
     :math:`g = e^\ell - 1 + \ell`, :math:`w = e^\ell + 1`.
     """
@@ -229,26 +212,16 @@ class Chi2KL(Divergence):
         return torch.exp(log_ratio) + 1
 
     def _inverse_link(self, value: Tensor) -> Tensor:
-        return _inverse_of_exp_plus_identity(value)
+        return invert_expm1_plus_identity(value)
 
     def _difference(self, a: Tensor, b: Tensor) -> Tensor:
         return (a - b) + _power_difference(a, b, -1.0)
 
 
-def _inverse_of_exp_plus_identity(value: Tensor) -> Tensor:
-    """Inverts :math:`e^x - 1 + x` by Newton's method from above, in float64."""
-    target = value.double()
-    start = torch.where(target <= 0, target, target.clamp(min=0).log1p())
-    x = start
-    for _ in range(6):
-        x = x - (torch.expm1(x) + (x - target)) / (torch.exp(x) + 1)
-    return torch.where(target.abs() > 1e300, start, x).to(value.dtype)  # there the start is exact
-
-
 @final
 @dataclass(frozen=True)
 class JS(Divergence):
-    r"""Twice Jensen-Shannon: :math:`f = u\log u - (u+1)\log\frac{u+1}{2}`.
+    r"""Twice the Jensen-Shannon divergence: :math:`f = u\log u - (u+1)\log\frac{u+1}{2}`.
 
     :math:`g = \log 2 + \log\sigma(\ell)`, :math:`w = \sigma(-\ell)`.
     """
@@ -269,30 +242,19 @@ class JS(Divergence):
         return torch.where(value >= LOG_2, torch.inf, inside)
 
     def _difference(self, a: Tensor, b: Tensor) -> Tensor:
-        return _logsigmoid_difference(a, b, 0.0)
-
-
-def _logsigmoid_difference(a: Tensor, b: Tensor, shift: float) -> Tensor:
-    """Returns :math:`\\log\\sigma(a - s) - \\log\\sigma(b - s)`."""
-    distance = (a - b).abs()
-    low, high = torch.minimum(a, b) - shift, torch.maximum(a, b) - shift
-    fall = torch.expm1(-distance)
-    near = -torch.log1p(fall * torch.sigmoid(-low))
-    below = distance + torch.log1p(fall * torch.sigmoid(high))
-    across = logsigmoid(high) - logsigmoid(low)
-    size = torch.where((low >= 0) | (distance < 1), near, torch.where(high <= 0, below, across))
-    return torch.sign(a - b) * size
+        return logsigmoid_difference(a, b, 0.0)
 
 
 @final
 @dataclass(frozen=True)
 class SkewJS(Divergence):
-    r"""Skewed Jensen-Shannon: :math:`f = tu\log(u/s) - (1-t)\log s`, :math:`s = tu + 1 - t`.
+    r"""Skewed Jensen-Shannon divergence: :math:`f = tu\log(u/s) - (1-t)\log s`, where
+    :math:`s = tu + 1 - t`.
 
     :math:`g = -t\log(t + (1-t)e^{-\ell})`, :math:`w = t\,\sigma(\log\frac{1-t}{t} - \ell)`.
 
     Arguments:
-        t: The policy's share of the mixture, :math:`0 < t < 1`. Half is half of ``js``.
+        t: The policy's share of the mixture, :math:`0 < t < 1`; one half gives half of ``js``.
     """
 
     name = "skew_js"
@@ -304,7 +266,7 @@ class SkewJS(Divergence):
 
     @property
     def shift(self) -> float:
-        r""":math:`\log\frac{1-t}{t}`: the link is :math:`t` times that of ``js`` moved by this."""
+        r""":math:`\log\frac{1-t}{t}`; the link is :math:`t` times that of ``js``, shifted by it."""
         return math.log1p(-self.t) - math.log(self.t)
 
     def _f(self, ratio: Tensor) -> Tensor:
@@ -328,10 +290,10 @@ class SkewJS(Divergence):
         return torch.where(value >= -self.t * math.log(self.t), torch.inf, inside)
 
     def _difference(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.t * _logsigmoid_difference(a, b, self.shift)
+        return self.t * logsigmoid_difference(a, b, self.shift)
 
 
-#: Every divergence by its name. A class that is added here is known everywhere.
+#: The divergences by name. A class that is added here works in losses, programs and tests.
 DIVERGENCES: dict[str, type[Divergence]] = {
     kind.name: kind
     for kind in (
@@ -348,19 +310,23 @@ DIVERGENCES: dict[str, type[Divergence]] = {
     )
 }
 
-#: The names of a divergence that cannot be trained with: its link is a step.
+#: Names of the total variation, which cannot be trained with: its link is a step.
 NO_LINK = ("total_variation", "tv", "tvd")
 
 
 def get_divergence(name: str, **values: Any) -> Divergence:
-    """Returns the divergence of a name, with its parameters.
+    """Returns a divergence by name.
 
     Arguments:
-        name: One of :data:`DIVERGENCES`.
-        **values: Its parameters: ``alpha`` of ``alpha``, ``t`` of ``skew_js``.
+        name: A key of :data:`DIVERGENCES`.
+        **values: Parameters of the divergence: ``alpha`` for ``alpha``, ``t`` for ``skew_js``.
 
     Raises:
         ValueError: If there is no such divergence or parameter, or a value is not allowed.
+
+    Example:
+        >>> print(0.7 * get_divergence("js") + get_divergence("alpha", alpha=0.3))
+        0.7*js + alpha(0.3)
     """
     if name in NO_LINK:
         raise ValueError(f"{name}: its link is a step, without a slope to train on; use js")
@@ -376,14 +342,20 @@ def get_divergence(name: str, **values: Any) -> Divergence:
 
 
 def alpha_from_trl(coefficient: float, *, legacy: bool = False) -> float:
-    r"""Returns our :math:`\alpha` for TRL's ``f_alpha_divergence_coef``.
+    r"""Converts TRL's ``f_alpha_divergence_coef`` to :math:`\alpha`.
 
-    TRL ≥ 0.29 takes :math:`1 - \alpha`. With ``legacy``, the coefficient is that of TRL ≤ 0.28,
-    ms-swift, Unsloth and LLaMA-Factory, which is :math:`\alpha` itself.
+    Arguments:
+        coefficient: The coefficient of TRL ≥ 0.29, which is :math:`1 - \alpha`.
+        legacy: Whether it is that of TRL ≤ 0.28, ms-swift, Unsloth or LLaMA-Factory, which is
+            :math:`\alpha` itself.
+
+    Example:
+        >>> alpha_from_trl(0.75), alpha_from_trl(0.75, legacy=True)
+        (0.25, 0.75)
     """
     return coefficient if legacy else 1 - coefficient
 
 
 def alpha_to_trl(alpha: float, *, legacy: bool = False) -> float:
-    """Returns TRL's ``f_alpha_divergence_coef``: the inverse of :func:`alpha_from_trl`."""
+    """Converts alpha to TRL's ``f_alpha_divergence_coef``; inverts :func:`alpha_from_trl`."""
     return alpha if legacy else 1 - alpha

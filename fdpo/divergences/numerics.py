@@ -1,4 +1,4 @@
-"""Elementwise functions with exact derivatives, and their inverses by bisection."""
+"""Elementwise functions with explicit derivatives, stable differences, and inverses."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 Elementwise = Callable[[Tensor], Tensor]
 
 
 def precise(values: Tensor) -> Tensor:
-    """Returns float64 as it is and everything else in float32: the ulp of bf16 is 4 at 1,000."""
+    """Converts all but float64 to float32: bf16 has an ulp of 4 at 1,000."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 def explicit(
     value: Callable[..., Tensor], derivatives: tuple[Elementwise, ...], *inputs: Tensor
 ) -> Tensor:
-    """Evaluates an elementwise function of tensors with its first derivatives given.
+    """Evaluates an elementwise function of tensors with explicit first derivatives.
 
-    The gradient that autograd finds for the formula of a link is not its slope: that of ``expm1``
-    is 0 below -17.3 in float32, and a branch not taken turns an infinity into NaN.
+    Autograd does not compute the slope of a link from its formula: the gradient of ``expm1`` is 0
+    below -17.3 in float32, and a branch that is not taken turns an infinity into NaN.
 
     Arguments:
         value: A sum of functions of one input each.
-        derivatives: Their derivatives. Autograd differentiates them for the second derivative.
+        derivatives: The derivatives of these functions. Autograd differentiates them for the second
+            derivative.
         inputs: Tensors of one shape.
     """
     return _Explicit.apply(value, derivatives, *inputs)
@@ -51,15 +53,16 @@ class _Explicit(torch.autograd.Function):
 def explicit_difference(
     value: Callable[[Tensor, Tensor], Tensor], slope: Elementwise, a: Tensor, b: Tensor
 ) -> Tensor:
+    """Evaluates the difference of a function at ``a`` and ``b``, given the function's slope."""
     a, b = torch.broadcast_tensors(precise(a), precise(b))
     return explicit(value, (slope, lambda x: -slope(x)), a, b)
 
 
 def invert(increasing: Elementwise, values: Tensor) -> Tensor:
-    r"""Inverts a non-decreasing elementwise function that is 0 at 0, to the last float64.
+    r"""Inverts a non-decreasing elementwise function that is 0 at 0, to float64 precision.
 
-    It bisects the bit patterns of :math:`|x|`, which are ordered as the numbers are, so that
-    arguments near 0 get all their digits too. Outside the function's range it gives infinities.
+    It bisects the bit patterns of :math:`|x|`, which have the order of the numbers, so that results
+    near 0 have all their digits too. Values outside the range of the function give infinities.
     """
     target = values.double()
     sign = torch.where(target < 0, -1.0, 1.0).to(target)
@@ -71,6 +74,28 @@ def invert(increasing: Elementwise, values: Tensor) -> Tensor:
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     size = torch.where(high == infinity, torch.inf, low.view(torch.float64))
     return torch.where((target == 0) | target.isnan(), target, sign * size).to(values.dtype)
+
+
+def invert_expm1_plus_identity(value: Tensor) -> Tensor:
+    """Inverts :math:`e^x - 1 + x` by Newton's method from above, in float64."""
+    target = value.double()
+    start = torch.where(target <= 0, target, target.clamp(min=0).log1p())
+    x = start
+    for _ in range(6):
+        x = x - (torch.expm1(x) + (x - target)) / (torch.exp(x) + 1)
+    return torch.where(target.abs() > 1e300, start, x).to(value.dtype)  # there the start is exact
+
+
+def logsigmoid_difference(a: Tensor, b: Tensor, shift: float) -> Tensor:
+    r"""Returns :math:`\log\sigma(a - s) - \log\sigma(b - s)` without cancellation."""
+    distance = (a - b).abs()
+    low, high = torch.minimum(a, b) - shift, torch.maximum(a, b) - shift
+    fall = torch.expm1(-distance)
+    near = -torch.log1p(fall * torch.sigmoid(-low))
+    below = distance + torch.log1p(fall * torch.sigmoid(high))
+    across = logsigmoid(high) - logsigmoid(low)
+    size = torch.where((low >= 0) | (distance < 1), near, torch.where(high <= 0, below, across))
+    return torch.sign(a - b) * size
 
 
 def is_number(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Straight tails: links that continue as straight lines where they would grow too steep."""
+"""Links with straight tails where the slope would grow too steep."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from fdpo.divergences.numerics import explicit, explicit_difference, precise
 @final
 @dataclass(frozen=True)
 class TailedLink:
-    r"""A link that goes on as a straight line beyond its knees; :func:`tailed` finds them.
+    r"""A link that continues as a straight line beyond its knees; :func:`tailed` makes one.
 
     With :math:`c = \text{clamp}(\ell, \text{low}, \text{high})` it is
-    :math:`g(c) + w(c)(\ell - c)`, with slope :math:`w(c)`. It is the link of the divergence that
-    equals :math:`f` between the knees and is like a KL outside: f-DPO has the same optimum as
-    long as that lies between them. A hard clamp would have gradient 0 there instead.
+    :math:`g(c) + w(c)(\ell - c)`, with slope :math:`w(c)`. It is the link of a divergence that
+    equals :math:`f` between the knees and resembles a KL outside, so f-DPO has the same optimum as
+    long as the optimum is between the knees. A hard clamp would have gradient 0 outside.
+
+    Arguments:
+        divergence: The divergence with the link :math:`g`.
+        low: The lower knee, :math:`-\infty` without one.
+        high: The upper knee, :math:`\infty` without one.
     """
 
     divergence: Divergence
@@ -30,19 +35,19 @@ class TailedLink:
     high: float
 
     def __call__(self, log_ratio: Tensor) -> Tensor:
-        """Returns the link, with the dtype rules of :meth:`Divergence.link`."""
+        """Returns the link; dtypes are as in :meth:`Divergence.link`."""
         return explicit(self._link, (self._slope,), precise(log_ratio))
 
     def slope(self, log_ratio: Tensor) -> Tensor:
-        """Returns its derivative."""
+        """Returns the slope of the link."""
         return self._slope(precise(log_ratio))
 
     def difference(self, a: Tensor, b: Tensor) -> Tensor:
-        """Returns the link at ``a`` less the link at ``b``; see :meth:`Divergence.difference`."""
+        """Returns the link at ``a`` minus the link at ``b``; see :meth:`Divergence.difference`."""
         return explicit_difference(self._difference, self._slope, a, b)
 
     def in_tail(self, log_ratio: Tensor) -> Tensor:
-        """Returns whether log-ratios lie beyond a knee."""
+        """Returns which log-ratios are beyond a knee."""
         return (log_ratio < self.low) | (log_ratio > self.high)
 
     def _clamp(self, log_ratio: Tensor) -> Tensor:
@@ -65,23 +70,37 @@ class TailedLink:
 
 @lru_cache(maxsize=1024)
 def tailed(divergence: Divergence, tail: float | None = 10.0) -> TailedLink:
-    r"""Returns a divergence's link with straight tails where it would grow too steep.
+    r"""Returns the link of a divergence, with straight tails where it would grow too steep.
 
     The knees are the log-ratios nearest to 0, on either side, where
-    :math:`w = w(0) e^\tau`; a side without one has no tail.
+    :math:`w = w(0) e^\tau`; a side where :math:`w` stays below that has no tail.
 
     Arguments:
-        divergence: Any divergence, mixtures taken as a whole.
+        divergence: Any divergence; the knees of a mixture are those of the whole sum.
         tail: :math:`\tau > 0`, the log of the largest slope in units of the slope at 0; ``None``
             or infinity for no tail. In float32 slopes overflow for :math:`\tau` above 80.
 
     Raises:
         ValueError: If ``tail`` is not above 0.
+
+    Example:
+        >>> import torch
+        >>> from fdpo import get_divergence, tailed
+        >>> link = tailed(get_divergence("forward_kl"), 2.0)
+        >>> round(link.low, 6), link.high  # e^-ℓ reaches e^2 at ℓ = -2
+        (-2.0, inf)
+        >>> link.slope(torch.tensor([-9.0, -2.0, 0.0]))
+        tensor([7.3891, 7.3891, 1.0000])
     """
+    check_tail(tail)
     tail = math.inf if tail is None else tail
-    if not tail > 0:
-        raise ValueError(f"tail must be above 0, or None for no tail, got {tail}")
     return TailedLink(divergence, -_knee(divergence, tail, -1), _knee(divergence, tail, 1))
+
+
+def check_tail(tail: float | None) -> None:
+    """Raises `ValueError` if a slope factor is not above 0."""
+    if tail is not None and not tail > 0:
+        raise ValueError(f"tail must be above 0 (inf or None turns it off), got {tail}")
 
 
 def _knee(divergence: Divergence, tail: float, side: int) -> float:

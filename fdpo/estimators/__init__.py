@@ -1,4 +1,8 @@
-"""Estimators: divergences from samples, with standard errors, and measures of samples and pairs."""
+"""Estimates with standard errors: divergences from samples, diversity, calibration, optima.
+
+The estimators of divergences are here; :mod:`~fdpo.estimators.diversity`,
+:mod:`~fdpo.estimators.calibration` and :mod:`~fdpo.estimators.optimum` are separate modules.
+"""
 
 from fdpo.estimators.divergences import (
     REACH,

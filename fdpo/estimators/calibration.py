@@ -1,7 +1,7 @@
-r"""How often a policy prefers what was chosen, and whether it is as sure as it is right.
+r"""Accuracy and calibration on held-out preference pairs.
 
-The margin :math:`m` of a pair says that chosen is better than rejected with probability
-:math:`\sigma(m)`; a policy is calibrated if, among pairs for which it says 70 %, it is right in 70.
+The margin :math:`m` of a pair predicts that chosen is better than rejected with probability
+:math:`\sigma(m)`. A policy is calibrated if 70 % of the pairs for which it predicts 70 % are right.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch.nn.functional import logsigmoid
 
 from fdpo.estimators.estimate import Estimate, flat, mean
 
+#: The number of bins of the calibration error.
 BINS = 15
-"""Bins of the calibration error."""
 
 
 class Calibration(NamedTuple):
-    """What :func:`calibration` found.
+    r"""Accuracy, likelihood and calibration error of the margins of pairs.
 
     Arguments:
         accuracy: The share of pairs whose margin is above 0; those at 0 count half.
-        nll: The mean of :math:`-\\log\\sigma(m)`, in nats.
-        brier: The mean of :math:`(1 - \\sigma(m))^2`.
-        ece: The expected calibration error, between 0 and 1. It has no standard error, and its
-            expectation is above 0 also for a calibrated policy, the more the fewer the pairs.
+        nll: The mean of :math:`-\log\sigma(m)`, in nats.
+        brier: The mean of :math:`(1 - \sigma(m))^2`.
+        ece: The expected calibration error, between 0 and 1. It has no standard error. Even for a
+            calibrated policy its expectation is above 0, more so the fewer the pairs.
     """
 
     accuracy: Estimate
@@ -36,32 +36,40 @@ class Calibration(NamedTuple):
     ece: float
 
     def metrics(self, prefix: str = "") -> dict[str, float]:
-        """Returns them under flat keys, standard errors as ``*_se``."""
+        """Returns the values under the keys of a metrics file, standard errors as ``*_se``."""
         means = {"accuracy": self.accuracy, "nll": self.nll, "brier": self.brier}
         return flat(means, prefix) | {f"{prefix}ece": self.ece}
 
 
 def right(margins: Tensor) -> Tensor:
-    """Returns which pairs a policy has right, 1 or 0, and one half where it has no opinion."""
+    """Returns 1 for the pairs that a policy ranks right, 0 for the others, one half for ties."""
     return (margins > 0).double() + (margins == 0).double() / 2
 
 
 def calibration(
     margins: Tensor, prompts: Sequence[Hashable] | None = None, *, bins: int = BINS
 ) -> Calibration:
-    r"""Compares :math:`\sigma(m)` of held-out pairs with how often it is right.
+    r"""Compares the probabilities :math:`\sigma(m)` of held-out pairs with the share that is right.
 
-    The calibration error is torchmetrics' ``BinaryCalibrationError``: the mean over bins, weighted
-    by their pairs, of the gap between mean probability and mean label. If chosen always came first
-    all labels would be 1; so each pair counts in both orders, which for equal models gives 0.
+    The calibration error is torchmetrics' ``BinaryCalibrationError``: the gap between the mean
+    probability and the mean label of a bin, averaged over bins with their pairs as weights. If
+    chosen always came first, all labels would be 1; so each pair counts in both orders, which gives
+    0 for equal models.
 
     Arguments:
         margins: :math:`m = \beta(g(\ell_w) - g(\ell_l))` of pairs, with shape :math:`(N)`.
         prompts: The prompt of each pair: pairs of one prompt are not independent.
-        bins: Bins of equal width between 0 and 1.
+        bins: The number of bins, of equal width between 0 and 1.
 
     Raises:
         ValueError: If there is no pair, or a margin is NaN.
+
+    Example:
+        >>> margins = torch.tensor([2.0, 1.0, -0.5, 0.0])
+        >>> calibration(margins).accuracy.value
+        0.625
+        >>> sorted(calibration(margins).metrics("pairs_"))[:3]
+        ['pairs_accuracy', 'pairs_accuracy_se', 'pairs_brier']
     """
     from torchmetrics.functional.classification import binary_calibration_error
 

@@ -1,13 +1,13 @@
 r"""Divergences from samples of two models, each with its standard error.
 
-With :math:`\ell = \log u`, :math:`u = \pi/\pi_\text{ref}`, of whole completions, sampled from
-:math:`\pi` or :math:`\pi_\text{ref}` as they are (temperature 1, nothing filtered). Since
-:math:`E_\text{ref}[u - 1] = 0`, any control :math:`c` leaves the divergence
+Log-ratios are :math:`\ell = \log u`, :math:`u = \pi/\pi_\text{ref}`, of whole completions that were
+sampled from :math:`\pi` or :math:`\pi_\text{ref}` itself (temperature 1, no filter). Since
+:math:`E_\text{ref}[u - 1] = 0`, the divergence
 
 .. math::
     D_f = E_\text{ref}[F(u)], \qquad F(u) = f(u) - c\,(u - 1)
 
-as it is, and it can be estimated from samples of
+does not depend on the control :math:`c`. It can be estimated from samples of
 
 ===============  ====================================================================
 the reference    :math:`E_\text{ref}[F(u)]`
@@ -15,24 +15,23 @@ the policy       :math:`E_\pi[F(u)/u]`
 both             :math:`E_\pi[F(u)/(1+u)] + E_\text{ref}[F(u)/(1+u)]`
 ===============  ====================================================================
 
-The last takes both as one sample of their mixture. No sample weighs more than twice what it would
-without weights, and the variance is near the least that any division of :math:`f` between the two
-sides has: for the reverse KL it looks at the policy's samples wherever :math:`u` is large, for the
-forward KL at the reference's wherever it is small. With both sides, and :math:`c = f'(1)`, nothing
-is left to choose.
+The last row treats the samples of both models as one sample of their mixture. No sample weighs more
+than twice what it would without weights, and the variance is near the least of all divisions of
+:math:`f` between the two sides: the reverse KL uses the samples of the policy wherever :math:`u` is
+large, the forward KL those of the reference wherever it is small. The control is :math:`c = f'(1)`.
 
-With one side, :math:`c` decides. Far out, :math:`F` of the reference grows like
-:math:`(f'(\infty) - c)\,u`, where few samples come and each counts for much; :math:`c = f'(\infty)`
-removes that. But near :math:`u = 1` it leaves a term
-:math:`(f'(1) - c)(u - 1)` of mean 0, which :math:`c = f'(1)` does not have. The first is taken
-where that is cheap, :math:`f'(\infty) - f'(1) \leq 2f''(1)`: for the forward KL (mean
-:math:`-\ell`) and for :math:`\alpha \geq 1/2` (mean
-:math:`(e^{(1-\alpha)\ell} - 1)/(\alpha(\alpha-1))`). From the policy's samples it is the same with
-:math:`f(0) + f'(1)` for :math:`f'(\infty) - f'(1)`: for the reverse KL (mean :math:`\ell`) and for
-:math:`\alpha \leq 1/2`.
+From the samples of one model, the variance depends on :math:`c`. Far from 1, :math:`F` of the
+reference grows like :math:`(f'(\infty) - c)\,u`, where samples are few and heavy;
+:math:`c = f'(\infty)` removes that growth. Near :math:`u = 1`, however, it leaves a term
+:math:`(f'(1) - c)(u - 1)` of mean 0, which :math:`c = f'(1)` does not have. The estimator uses
+:math:`c = f'(\infty)` where that term is small, :math:`f'(\infty) - f'(1) \leq 2f''(1)`: for the
+forward KL (mean :math:`-\ell`) and for :math:`\alpha \geq 1/2` (mean
+:math:`(e^{(1-\alpha)\ell} - 1)/(\alpha(\alpha-1))`). For samples of the policy the same holds with
+:math:`f(0) + f'(1)` in place of :math:`f'(\infty) - f'(1)`: for the reverse KL (mean :math:`\ell`)
+and for :math:`\alpha \leq 1/2`.
 
-Several samples of one prompt are not independent: values come with shape :math:`(P, S)`, prompts by
-samples, and standard errors are those of the mean over prompts.
+Samples of one prompt are not independent: values have shape :math:`(P, S)`, prompts by samples, and
+standard errors are those of the mean over prompts.
 
 References:
     | Optimally Combining Sampling Techniques for Monte Carlo Rendering (Veach and Guibas, 1995),
@@ -53,9 +52,10 @@ from torch import Tensor
 from fdpo.divergences.base import Divergence
 from fdpo.divergences.members import JS, ForwardKL, ReverseKL
 from fdpo.divergences.numerics import precise
-from fdpo.estimators.estimate import Estimate, _heavy, mean
+from fdpo.estimators.estimate import Estimate, heavy_tail_warning, mean
 
-REACH = 300.0  # |ℓ| beyond which an integrand goes on as a straight line: e^{2ℓ} is finite up to it
+#: |ℓ| beyond which an integrand continues as a straight line: e^{2ℓ} is finite up to it.
+REACH = 300.0
 
 
 def divergence(
@@ -65,22 +65,30 @@ def divergence(
 ) -> Estimate:
     r"""Estimates any :math:`D_f(\pi \| \pi_\text{ref})`, in nats, in float64.
 
-    From samples of both models, if both are given: the least variance, for every divergence. From
-    one model's samples alone the forward KL, :math:`\alpha > 1/2` and what else is steeper below
-    :math:`u = 1` should be estimated from the reference's, the reverse KL and :math:`\alpha < 1/2`
-    from the policy's; either is unbiased for any. The module says how.
+    Samples of both models give the least variance for every divergence. Samples of one model give
+    an unbiased estimate too: take those of the reference for the forward KL, :math:`\alpha > 1/2`
+    and other divergences that are steeper below :math:`u = 1`, those of the policy for the reverse
+    KL and :math:`\alpha < 1/2`. The docstring of the module states the estimators.
 
-    It warns where a few samples decide, and where one side's samples do not show what matters (see
-    :func:`mean_weight`).
+    The estimate has a warning if a few samples make up most of it, or if the samples of one model
+    miss most of the other's mass (see :func:`mean_weight`).
 
     Arguments:
-        d: A divergence, a mixture or one of your own.
+        d: Any divergence.
         policy_log_ratios: :math:`\ell` of samples of the policy, with shape :math:`(P, S)`.
         reference_log_ratios: :math:`\ell` of samples of the reference for the same prompts, with
             shape :math:`(P, S')`.
 
     Raises:
         ValueError: If both are missing, a shape is wrong or a log-ratio is not finite.
+
+    Example:
+        >>> import fdpo
+        >>> policy = torch.tensor([[0.5, 0.1], [0.3, -0.2]])  # two prompts, two samples of each
+        >>> reference = torch.tensor([[-0.4, 0.2], [-0.1, -0.3]])
+        >>> estimate = divergence(fdpo.get_divergence("js"), policy, reference)
+        >>> print(f"{estimate.value:.3f} ± {estimate.error:.3f} nats")
+        0.021 ± 0.007 nats
     """
     pairs = (("policy", policy_log_ratios), ("reference", reference_log_ratios))
     sides = {name: _checked(values, name) for name, values in pairs if values is not None}
@@ -94,8 +102,9 @@ def divergence(
     control, weighted = _control(d, *sides)
     parts = [_integrand(d, values, control, sides.keys()) for values in sides.values()]
     estimate = mean(torch.stack([part.mean(1) for part in parts]).sum(0))
-    # 1e-4 nats for each, so that the rounding of equal models is no heavy tail.
-    warning = _heavy(torch.cat([part.abs().flatten() for part in parts]) + 1e-4, "contributions")
+    contributions = torch.cat([part.abs().flatten() for part in parts])
+    # 1e-4 nats for each, so that the rounding of equal models is no heavy tail
+    warning = heavy_tail_warning(contributions + 1e-4, "contributions")
     if weighted and not warning:
         [(side, values)] = sides.items()
         warning = mean_weight(values if side == "reference" else -values).warning
@@ -107,6 +116,10 @@ def reverse_kl(policy_log_ratios: Tensor) -> Estimate:
 
     Arguments:
         policy_log_ratios: :math:`\ell` of samples of the policy, with shape :math:`(P, S)`.
+
+    Example:
+        >>> round(reverse_kl(torch.tensor([[1.0], [2.0]])).value, 6)
+        1.5
     """
     return divergence(ReverseKL(), policy_log_ratios)
 
@@ -116,6 +129,10 @@ def forward_kl(reference_log_ratios: Tensor) -> Estimate:
 
     Arguments:
         reference_log_ratios: :math:`\ell` of samples of the reference, with shape :math:`(P, S)`.
+
+    Example:
+        >>> round(forward_kl(torch.tensor([[-1.0], [-2.0]])).value, 6)
+        1.5
     """
     return divergence(ForwardKL(), reference_log_ratios=reference_log_ratios)
 
@@ -132,11 +149,11 @@ def jensen_shannon(policy_log_ratios: Tensor, reference_log_ratios: Tensor) -> E
 
 
 def mean_weight(log_weights: Tensor) -> Estimate:
-    r"""Estimates the mean of importance weights, which is 1: what is missing was not sampled.
+    r"""Estimates the mean of importance weights, which must be 1 within its error.
 
-    :math:`E_\text{ref}[e^\ell] = E_\pi[e^{-\ell}] = 1`. The weights that carry the other model are
-    rare; where few samples hold their sum, or where it is not 1, the samples of one model do not
-    show what the other does, or they are not samples of the model they are taken for.
+    :math:`E_\text{ref}[e^\ell] = E_\pi[e^{-\ell}] = 1`, but large weights are rare. If a few
+    samples make up most of the sum, or if the mean is not 1, the samples of one model miss regions
+    where the other has most of its mass, or they are not samples of that model.
 
     Arguments:
         log_weights: :math:`\ell` of samples of the reference, or :math:`-\ell` of samples of the
@@ -146,32 +163,40 @@ def mean_weight(log_weights: Tensor) -> Estimate:
     scale, scaled = values.max().exp().item(), (values - values.max()).exp()
     value, error, _ = mean(scaled)
     value, error = scale * value, scale * error
-    warning = _heavy(scaled, "weights")
+    warning = heavy_tail_warning(scaled, "weights")
     if not warning and abs(value - 1) > max(4 * error, 0.01):
-        warning = f"the weights average {value:.3g} ± {error:.1g}, not 1: what matters is not there"
+        warning = (
+            f"the weights average {value:.3g} ± {error:.1g}, not 1: the samples miss regions that "
+            "matter"
+        )
     return Estimate(value, error, warning)
 
 
 def rao_blackwell_kl(
     policy_logits: Tensor, reference_logits: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    r"""Returns the KL divergences of the next token, summed along each completion, in nats.
+    r"""Computes the KL divergence of the next token, summed along each completion, in nats.
 
     .. math::
         \sum_t \sum_v \pi(v \mid y_{<t}) \log \frac{\pi(v \mid y_{<t})}{\pi_\text{ref}(v \mid
         y_{<t})}
 
     has the mean :math:`KL(\pi \| \pi_\text{ref})` over completions :math:`y` of the policy, as
-    :math:`\ell` has, and a smaller variance. Call it batch by batch, and :func:`mean` with all.
+    :math:`\ell` has, and a smaller variance. Pass the values of all batches to :func:`mean`.
 
     Arguments:
         policy_logits: Logits or log-probabilities of the policy along its own samples, with shape
-            :math:`(*, T, V)`: at each position those of the token that comes there.
+            :math:`(*, T, V)`; those at a position predict the token at the same position.
         reference_logits: Those of the reference, with the same shape.
-        mask: Which positions are of the completion, with shape :math:`(*, T)`; by default all.
+        mask: The positions of the completion, with shape :math:`(*, T)`; by default all.
 
     Returns:
-        One number for each completion, with shape :math:`(*)`, in float32 or float64.
+        A value for each completion, with shape :math:`(*)`, in float32 or float64.
+
+    Example:
+        >>> policy = torch.tensor([[[0.0, 0.0]]])  # one completion of one token, a vocabulary of 2
+        >>> rao_blackwell_kl(policy, torch.tensor([[[0.0, 2.0]]]))
+        tensor([0.4338])
     """
     if policy_logits.shape != reference_logits.shape:
         raise ValueError(
@@ -185,11 +210,15 @@ def rao_blackwell_kl(
 
 
 def predictive_entropy(logits: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Returns the entropy of the next token, averaged along each completion, in nats.
+    """Computes the entropy of the next token, averaged along each completion, in nats.
 
     Arguments:
         logits: Logits or log-probabilities, with shape :math:`(*, T, V)`.
-        mask: Which positions are of the completion, with shape :math:`(*, T)`; by default all.
+        mask: The positions of the completion, with shape :math:`(*, T)`; by default all.
+
+    Example:
+        >>> predictive_entropy(torch.zeros(1, 5, 2))  # log 2
+        tensor([0.6931])
     """
     entropy = torch.special.entr(precise(logits).softmax(-1)).sum(-1)
     if mask is None:
@@ -208,7 +237,7 @@ def _checked(log_ratios: Tensor, side: str) -> Tensor:
 
 
 def _control(d: Divergence, *sides: str) -> tuple[float, bool]:
-    """Returns the control c, and whether it leaves an integrand that grows as weights do."""
+    """Returns the control c, and whether the integrand still grows like the weights."""
     tangent = _slope_at_one(d)
     if len(sides) == 2:
         return tangent, False

@@ -1,7 +1,8 @@
-"""How different the samples of a model are, each measure with its standard error over prompts.
+"""Diversity of the samples of a model: distinct-n, self-BLEU and the Vendi score.
 
-All of them are measured among the samples of one prompt and depend on how many there are: compare
-models at the same number. Distinct-n and self-BLEU look at words, the Vendi score at embeddings.
+Each measure compares the samples of one prompt and is averaged over prompts, with a standard error.
+It depends on the number of samples: compare models at the same number. Distinct-n and self-BLEU
+compare words, the Vendi score compares embeddings.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ def distinct_n(completions: Sequence[Sequence[str]], n: int = 2, budget: int = 2
     """Estimates the share of distinct word n-grams among the samples of a prompt.
 
     The share falls with length, so each completion counts with at most its first ``budget`` words.
-    Prompts whose samples hold no n-gram are left out.
+    Prompts whose samples have no n-gram are left out.
 
     Arguments:
-        completions: For each prompt, its samples.
+        completions: The samples of each prompt.
         n: The length of an n-gram, in words.
-        budget: How many words of a completion count.
+        budget: The number of words of a completion that count.
+
+    Example:
+        >>> distinct_n([["a fine film", "a fine story"]]).value  # 3 of 4: "a fine" counts once
+        0.75
     """
     shares = []
     for samples in completions:
@@ -36,14 +41,19 @@ def distinct_n(completions: Sequence[Sequence[str]], n: int = 2, budget: int = 2
 
 
 def self_bleu(completions: Sequence[Sequence[str]]) -> Estimate:
-    """Estimates the BLEU of a sample against the other samples of its prompt: 0 to 100, all equal.
+    """Estimates the BLEU of a sample against the other samples of its prompt, from 0 to 100.
 
-    Sentence BLEU of sacrebleu with its defaults, with as many orders of n-grams as a sample has
-    (``effective_order``). Samples without a word are left out, and prompts with a single one.
+    100 means that all samples are equal. It is the sentence BLEU of sacrebleu with its defaults and
+    as many orders of n-grams as a sample has (``effective_order``). Samples without a word and
+    prompts with a single sample are left out.
     (Zhu et al., 2018, https://arxiv.org/abs/1802.01886)
 
     Arguments:
-        completions: For each prompt, its samples.
+        completions: The samples of each prompt.
+
+    Example:
+        >>> round(self_bleu([["a fine film", "a fine film"]]).value, 6)
+        100.0
     """
     from sacrebleu.metrics import BLEU
 
@@ -68,12 +78,16 @@ def vendi_score(features: Tensor) -> Estimate:
         \exp\Big(-\sum_i \lambda_i \log\lambda_i\Big), \qquad
         \lambda_i \text{ the eigenvalues of } K/S, \quad K_{ij} = \cos(x_i, x_j):
 
-    1 where all point the same way, :math:`S` where all are orthogonal. Embeddings of one model
-    often share a large part; subtract a centre, the same for all that are compared.
+    It is 1 if all embeddings point the same way, :math:`S` if all are orthogonal. Embeddings of a
+    model often share a large component; subtract a centre, the same for all sets to be compared.
     (Friedman and Dieng, 2023, https://arxiv.org/abs/2210.02410)
 
     Arguments:
         features: Embeddings :math:`x` of samples, with shape :math:`(P, S, D)`.
+
+    Example:
+        >>> vendi_score(torch.eye(4)[None]).value
+        4.0
     """
     if features.ndim != 3 or not features.numel():
         shape = tuple(features.shape)

@@ -1,4 +1,4 @@
-"""Losses: the f-DPO loss of pairs, preference losses, and the names by which losses are chosen."""
+"""The f-DPO loss of preference pairs, preference losses, and loss names."""
 
 from fdpo.losses.fdpo import LossOutput, fdpo_loss
 from fdpo.losses.names import LOSSES, loss_parameters, resolve_loss

@@ -1,4 +1,4 @@
-r"""The f-DPO loss of pairs, and the names by which losses are chosen.
+r"""The f-DPO loss of preference pairs.
 
 With log-ratios :math:`\ell_w, \ell_l` of the chosen and the rejected completion, and the link
 :math:`g` of a divergence (:mod:`fdpo.divergences`), the implicit reward is :math:`\beta g(\ell)`,
@@ -6,14 +6,7 @@ With log-ratios :math:`\ell_w, \ell_l` of the chosen and the rejected completion
 .. math::
     m = \beta (g(\ell_w) - g(\ell_l)), \qquad L = \phi(m),
 
-where :math:`\phi` is a preference loss; :math:`\phi(m) = -\log\sigma(m)` fits the Bradley-Terry
-model. With a share :math:`\epsilon` of labels flipped, label smoothing makes it
-:math:`(1-\epsilon)\phi(m) + \epsilon\phi(-m)`.
-
-Where the chosen one is preferred with probability :math:`p`, the loss is least at a margin that
-each preference loss states. Only :math:`\text{logit}\,p` (logistic, savage, robust) makes
-f-DPO the optimum of reward less :math:`\beta D_f`; exponential has it at :math:`2\beta`, the others
-at no :math:`\beta`.
+where :math:`m` is the margin and :math:`\phi` a preference loss (:mod:`fdpo.losses.preference`).
 """
 
 from __future__ import annotations
@@ -26,13 +19,14 @@ import torch
 from torch import Tensor
 
 from fdpo.divergences.base import Divergence
-from fdpo.divergences.tails import TailedLink, tailed
+from fdpo.divergences.tails import TailedLink, check_tail, tailed
+from fdpo.losses.deprecation import accept_positional
 from fdpo.losses.preference import PREFERENCES
 
 
 @dataclass(frozen=True)
 class LossOutput:
-    r"""What :func:`fdpo_loss` returns. Everything but ``losses`` is detached.
+    r"""Losses, rewards and diagnostics of a batch of pairs. All but ``losses`` are detached.
 
     Attributes:
         losses: :math:`\phi(m)`, with shape :math:`(B)`.
@@ -41,7 +35,7 @@ class LossOutput:
         margins: :math:`m`, with shape :math:`(B)`.
         chosen_slopes: :math:`w(\ell_w)`, with shape :math:`(B)`.
         rejected_slopes: :math:`w(\ell_l)`, with shape :math:`(B)`.
-        in_tail: Whether a log-ratio of the pair lies on a straight tail, with shape :math:`(B)`.
+        in_tail: Whether a log-ratio of the pair is on a straight tail, with shape :math:`(B)`.
     """
 
     losses: Tensor
@@ -58,10 +52,12 @@ class LossOutput:
         return self.in_tail.float().mean()
 
 
+@accept_positional
 def fdpo_loss(
     chosen_log_ratios: Tensor,
     rejected_log_ratios: Tensor,
     divergence: Divergence,
+    *,
     beta: float = 0.1,
     preference: str = "logistic",
     label_smoothing: float = 0.0,
@@ -76,31 +72,49 @@ def fdpo_loss(
             in nats, summed in float32, with shape :math:`(B)`. Half precision is computed in
             float32.
         rejected_log_ratios: :math:`\ell_l`, with shape :math:`(B)`.
-        divergence: What keeps the policy near its reference.
-        beta: :math:`\beta > 0`. The same :math:`\beta` is not the same strength for two
-            divergences, unless their curvature is matched.
-        preference: The loss of the margin, one of :data:`PREFERENCES`.
+        divergence: The divergence that keeps the policy near its reference.
+        beta: :math:`\beta > 0`, the weight of the divergence. The same :math:`\beta` weighs two
+            divergences alike only with ``match_curvature``.
+        preference: The loss of the margin, a key of :data:`PREFERENCES`.
         label_smoothing: The share of flipped labels to expect, :math:`0 \leq \epsilon < 1/2`.
-        tail: Where the link's slope exceeds :math:`e^\tau` times that at 0, it goes on as a
-            straight line (see :func:`fdpo.tailed`). ``None`` for no tail.
+        tail: :math:`\tau`: where the slope of the link exceeds :math:`e^\tau` times that at 0, the
+            link continues as a straight line (see :func:`fdpo.tailed`). ``None`` turns it off.
         match_curvature: Whether to divide the link by :math:`f''(1)`, so that training starts with
             the gradient of DPO whatever the divergence.
         loser_gradient: :math:`\lambda \in [0, 1]`, the share of the gradient through
-            :math:`\ell_l` that is kept; the loss has its value at any :math:`\lambda`. Below 1 the
-            update follows :math:`w(\ell_w) \nabla\ell_w - \lambda w(\ell_l) \nabla\ell_l`, which is
-            the gradient of no loss: it learns to write the chosen rather than to avoid the
-            rejected, and stops once the margin is wide, but the optimum of the reward less
-            :math:`\beta D_f` is given up, by the more the smaller :math:`\lambda`. For models whose
-            losers are more easily spoilt than their winners are learnt, as in diffusion.
+            :math:`\ell_l` that is followed; the value of the loss does not depend on it. Below 1
+            the update :math:`w(\ell_w) \nabla\ell_w - \lambda w(\ell_l) \nabla\ell_l` is the
+            gradient of no loss. It learns to produce the chosen completion rather than to avoid the
+            rejected one, and stops once the margin is wide, but it gives up the optimum of the
+            reward less :math:`\beta D_f`, more so the smaller :math:`\lambda`. It is meant for
+            models that spoil losers more easily than they learn winners, as in diffusion.
 
     Raises:
         ValueError: If an option is out of its range or the shapes differ.
+
+    Example:
+        >>> import fdpo, torch
+        >>> chosen = torch.tensor([0.5, -1.0], requires_grad=True)
+        >>> rejected = torch.tensor([-0.5, -3.0], requires_grad=True)
+        >>> out = fdpo.fdpo_loss(chosen, rejected, fdpo.get_divergence("js"), beta=0.1)
+        >>> out.losses.mean().backward()
+        >>> chosen.grad, rejected.grad  # -β σ(-m) w(ℓ_w) / 2 and β σ(-m) w(ℓ_l) / 2
+        (tensor([-0.0092, -0.0167]), tensor([0.0152, 0.0218]))
     """
-    _check(chosen_log_ratios, rejected_log_ratios, beta, preference, label_smoothing)
-    if not 0 <= loser_gradient <= 1:
-        raise ValueError(f"loser_gradient must lie in [0, 1], got {loser_gradient}")
+    if chosen_log_ratios.shape != rejected_log_ratios.shape:
+        raise ValueError(
+            "chosen and rejected log-ratios must have one shape, got "
+            f"{tuple(chosen_log_ratios.shape)} and {tuple(rejected_log_ratios.shape)}"
+        )
+    check_options(
+        beta=beta,
+        preference=preference,
+        label_smoothing=label_smoothing,
+        tail=tail,
+        loser_gradient=loser_gradient,
+    )
     if not divergence.exact:
-        warnings.warn(_inexact(divergence), stacklevel=2)
+        warnings.warn(_inexact(divergence), stacklevel=3)  # above accept_positional
     link = _tailed_link(divergence, tail, match_curvature)
     followed = rejected_log_ratios
     if loser_gradient != 1:
@@ -119,26 +133,30 @@ def fdpo_loss(
         )
 
 
+def check_options(
+    *,
+    beta: float,
+    preference: str,
+    label_smoothing: float,
+    tail: float | None,
+    loser_gradient: float,
+) -> None:
+    """Raises `ValueError`, naming the option, if an option of :func:`fdpo_loss` is out of range."""
+    if not 0 < beta < math.inf:
+        raise ValueError(f"beta must be a finite number above 0, got {beta}")
+    if preference not in PREFERENCES:
+        raise ValueError(f"preference {preference!r}: choose from {', '.join(PREFERENCES)}")
+    if not 0 <= label_smoothing < 0.5:
+        raise ValueError(f"label_smoothing must lie in [0, 0.5), got {label_smoothing}")
+    check_tail(tail)
+    if not 0 <= loser_gradient <= 1:
+        raise ValueError(f"loser_gradient must lie in [0, 1], got {loser_gradient}")
+
+
 def _tailed_link(divergence: Divergence, tail: float | None, match_curvature: bool) -> TailedLink:
     if match_curvature:
         divergence = (1 / divergence.curvature) * divergence
     return tailed(divergence, tail)
-
-
-def _check(
-    chosen: Tensor, rejected: Tensor, beta: float, preference: str, label_smoothing: float
-) -> None:
-    if chosen.shape != rejected.shape:
-        raise ValueError(
-            "chosen and rejected log-ratios must have one shape, got "
-            f"{tuple(chosen.shape)} and {tuple(rejected.shape)}"
-        )
-    if not 0 < beta < math.inf:
-        raise ValueError(f"beta must be finite and above 0, got {beta}")
-    if preference not in PREFERENCES:
-        raise ValueError(f"no preference loss {preference!r}; there are {', '.join(PREFERENCES)}")
-    if not 0 <= label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing must lie in [0, 0.5), got {label_smoothing}")
 
 
 def _inexact(divergence: Divergence) -> str:

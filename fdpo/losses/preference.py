@@ -1,4 +1,13 @@
-"""Preference losses: functions of the margin between two rewards."""
+r"""Preference losses :math:`\phi` of the margin :math:`m` between two rewards.
+
+:math:`\phi(m) = -\log\sigma(m)` fits the Bradley-Terry model. With a share :math:`\epsilon` of
+labels flipped, label smoothing makes a loss :math:`(1-\epsilon)\phi(m) + \epsilon\phi(-m)`.
+
+Where the chosen completion is preferred with probability :math:`p`, each loss has its minimum at
+the margin that its docstring states. Only :math:`\text{logit}\,p` (logistic, savage, robust) makes
+f-DPO the optimum of the reward less :math:`\beta D_f`; the exponential loss has that optimum at
+:math:`2\beta`, the others at no :math:`\beta`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +22,7 @@ Preference = Callable[..., Tensor]
 
 
 def smoothed(loss: Callable[[Tensor], Tensor]) -> Preference:
-    """Gives a loss of the margin its second argument, the share of flipped labels."""
+    """Adds label smoothing to a loss of the margin, as its second argument."""
 
     @wraps(loss)
     def with_label_smoothing(margin: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -26,16 +35,20 @@ def smoothed(loss: Callable[[Tensor], Tensor]) -> Preference:
 
 @smoothed
 def logistic(margin: Tensor) -> Tensor:
-    r""":math:`-\log\sigma(m)`, of DPO; least at :math:`\text{logit}\,p`, with smoothing (cDPO) at
-    :math:`\text{logit}((1-\epsilon)p + \epsilon(1-p))`."""
+    r"""Computes :math:`-\log\sigma(m)`, the loss of DPO.
+
+    Its minimum is at :math:`\text{logit}\,p`, with label smoothing (cDPO) at
+    :math:`\text{logit}((1-\epsilon)p + \epsilon(1-p))`.
+    """
     return -logsigmoid(margin)  # softplus(-m) turns linear at 20, an error of 2e-9
 
 
 def robust(margin: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    r""":math:`((1-\epsilon)\phi(m) - \epsilon\phi(-m))/(1-2\epsilon)` with logistic :math:`\phi`.
+    r"""Computes :math:`((1-\epsilon)\phi(m) - \epsilon\phi(-m))/(1-2\epsilon)`.
 
-    Unbiased if a share :math:`\epsilon` of labels is flipped: on such data least at the logit of
-    the clean :math:`p`. Unbounded below. (Chowdhury et al., 2024, https://arxiv.org/abs/2403.00409)
+    With the logistic :math:`\phi` it is unbiased if a share :math:`\epsilon` of labels is flipped:
+    on such data its minimum is at the logit of the clean :math:`p`. It is unbounded below.
+    (Chowdhury et al., 2024, https://arxiv.org/abs/2403.00409)
     """
     flipped = label_smoothing * logistic(-margin)
     return ((1 - label_smoothing) * logistic(margin) - flipped) / (1 - 2 * label_smoothing)
@@ -43,33 +56,38 @@ def robust(margin: Tensor, label_smoothing: float = 0.0) -> Tensor:
 
 @smoothed
 def hinge(margin: Tensor) -> Tensor:
-    r""":math:`\max(0, 1-m)`, of SLiC; least at the sign of :math:`2p-1`."""
+    r"""Computes :math:`\max(0, 1-m)`, the loss of SLiC; minimum at the sign of :math:`2p-1`."""
     return torch.relu(1 - margin)
 
 
 @smoothed
 def squared(margin: Tensor) -> Tensor:
-    r""":math:`(m - 1/2)^2`, of IPO (in TRL over :math:`\beta^2`); least at :math:`p - 1/2`."""
+    r"""Computes :math:`(m - 1/2)^2`, the loss of IPO; minimum at :math:`p - 1/2`.
+
+    TRL divides it by :math:`\beta^2`.
+    """
     return (margin - 0.5).square()
 
 
 @smoothed
 def exponential(margin: Tensor) -> Tensor:
-    r""":math:`e^{-m}`, a straight line below -10; least at half of :math:`\text{logit}\,p`."""
+    r"""Computes :math:`e^{-m}`, straight below -10; minimum at :math:`\text{logit}(p)/2`."""
     bounded = margin.clamp(min=-10)
     return torch.exp(-bounded) * (1 - (margin - bounded))
 
 
 @smoothed
 def truncated_quadratic(margin: Tensor) -> Tensor:
-    r""":math:`\max(0, 1-m)^2`; least at :math:`2p-1`."""
+    r"""Computes :math:`\max(0, 1-m)^2`; minimum at :math:`2p-1`."""
     return torch.relu(1 - margin).square()
 
 
 @smoothed
 def savage(margin: Tensor) -> Tensor:
-    r""":math:`\sigma(-m)^2`, bounded, so that it gives up on hopeless pairs; least at
-    :math:`\text{logit}\,p`."""
+    r"""Computes :math:`\sigma(-m)^2`; minimum at :math:`\text{logit}\,p`.
+
+    It is bounded, so it gives up on hopeless pairs.
+    """
     return torch.sigmoid(-margin).square()
 
 

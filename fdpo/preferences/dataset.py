@@ -1,39 +1,55 @@
-"""Folders of preference data: pairs to train on and to test with, the scored groups, a card."""
+"""Data sets of preferences: folders of pairs to train and test on, scored groups, and a card."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from fdpo import runs
-from fdpo.preferences.pairs import Group, make_pairs, split_by_prompt
+from fdpo.cards import dataset_card, markdown_table
+from fdpo.preferences.pairs import Group, PairingConfig, make_pairs, split_by_prompt
 from fdpo.preferences.schema import write_pairs
+from fdpo.runs.files import write_text
 from fdpo.runs.rows import write_rows
+
+CARD = "README.md"  # written last: a folder that has one is complete
 
 
 def write_dataset(
     folder: Path,
     groups: Sequence[Group],
     *,
-    facts: Mapping[str, object],
-    rule: str = "top_bottom",
-    k: int = 3,
-    k_top: int = 4,
-    min_gap: float = 0.0,
+    provenance: Mapping[str, object],
+    pairing: PairingConfig | None = None,
     test_size: float = 0.1,
     seed: int = 0,
     source: str = "the groups",
     task: str = "text-generation",
 ) -> Counter[str]:
-    """Makes the pairs of groups and writes both as a folder that `datasets.load_dataset` loads.
+    """Pairs scored groups and writes a folder that `datasets.load_dataset` loads.
 
     ``train.jsonl`` and ``test.jsonl`` hold the pairs, split by prompt; ``groups.jsonl`` the groups,
-    each with its ``split``; ``README.md`` the card, with ``facts`` on how it was made. Returns the
-    counts of `fdpo.preferences.make_pairs`. ``task`` is what the hub calls the data's use.
+    each with its ``split``; ``README.md`` the card.
+
+    Arguments:
+        folder: The folder.
+        groups: The scored groups.
+        provenance: The origin of the data by name, for the card.
+        pairing: The pairing of a group's completions.
+        test_size: The share of the prompts to hold out.
+        seed: The seed of the split.
+        source: The name of the groups in errors.
+        task: The hub's name of the data's use.
+
+    Returns:
+        The counts of :func:`fdpo.preferences.make_pairs`.
+
+    Raises:
+        ValueError: If no pair is left.
     """
-    pairs, counts = make_pairs(groups, rule, k, k_top, min_gap, source)
+    options = (pairing or PairingConfig()).pairing_options()
+    pairs, counts = make_pairs(groups, **options, source=source)
     train, test = split_by_prompt(pairs, test_size, seed)
     held_out = {pair.prompt for pair in test}
     write_pairs(folder / "train.jsonl", train)
@@ -47,62 +63,62 @@ def write_dataset(
             if len(group.completions) > 1
         ),
     )
-    runs.write_text(folder / "README.md", _card(folder, counts, facts, len(train), len(test), task))
+    write_text(folder / CARD, _card(folder, counts, provenance, len(train), len(test), task))
     return counts
 
 
 def _card(
     folder: Path,
     counts: Counter[str],
-    facts: Mapping[str, object],
+    provenance: Mapping[str, object],
     train: int,
     test: int,
     task: str,
 ) -> str:
-    splits = [("train", train), *([("test", test)] if test else [])]
-    files = "".join(f"  - split: {name}\n    path: {name}.jsonl\n" for name, _ in splits)
-    sizes = ", ".join(f"{count:,} in {name}" for name, count in splits)
-    made = "".join(f"| {name.replace('_', ' ')} | {value} |\n" for name, value in facts.items())
-    counted = "".join(f"| {name.replace('_', ' ')} | {n:,} |\n" for name, n in counts.items())
-    # load_dataset caches a folder under its path and the configs below, not under its files'
-    # contents: without their fingerprint it would go on to give what an earlier folder held.
-    fingerprint = hashlib.sha256((folder / "groups.jsonl").read_bytes())
-    for name, _ in splits:
-        fingerprint.update((folder / f"{name}.jsonl").read_bytes())
-    return f"""---
-task_categories:
-- {task}
-tags:
-- preference
-- dpo
-configs:
-- config_name: pairs
-  default: true
-  description: sha256 {fingerprint.hexdigest()}
-  data_files:
-{files}- config_name: groups
-  description: sha256 {fingerprint.hexdigest()}
-  data_files: groups.jsonl
----
+    splits = {"train": train, "test": test} if test else {"train": train}
+    sizes = ", ".join(f"{count:,} in {split}" for split, count in splits.items())
+    # load_dataset caches a folder under its path and its configs, whatever its files contain:
+    # without this hash it would return the rows of an earlier folder of the same name.
+    description = f"sha256 {_hash_of_files(folder, ['groups', *splits])}"
+    files = [{"split": split, "path": f"{split}.jsonl"} for split in splits]
+    body = f"""
+Preference pairs ({sizes}; no prompt is in both) and the scored groups from which they were made.
+The terms of the models and texts named below apply to it.
 
-# {folder.name}
+- `pairs` (default): `prompt`, `chosen`, `rejected`, their scores, and whether each was truncated
+  (`chosen_truncated`, `rejected_truncated`).
+- `groups`: `prompt`, `completions`, `scores`, `truncated`, and the `split` of the prompt.
 
-Preference pairs ({sizes}; no prompt is in both) and the scored groups they were made of.
-The terms of the models and texts named below hold for it.
+## Provenance
 
-- `pairs` (default): `prompt`, `chosen`, `rejected`, their scores, and whether each was cut before
-  its end (`chosen_truncated`, `rejected_truncated`).
-- `groups`: `prompt`, `completions`, `scores`, `truncated`, and the `split` its pairs are in.
+{markdown_table({name.replace("_", " "): value for name, value in provenance.items()})}
 
-## How it was made
+## Counts
 
-| | |
-| --- | --- |
-{made}
-## What was made and dropped
+`candidates` are the pairs of ranks that the rule names. The pairs that were made and those that
+were dropped add up to them.
 
-`candidates` are the pairs of ranks that the rule names; those made and dropped add up to them.
+{markdown_table({name.replace("_", " "): f"{count:,}" for name, count in counts.items()})}
+"""
+    return dataset_card(
+        folder.name,
+        body,
+        task_categories=[task],
+        tags=["preference", "dpo"],
+        configs=[
+            {
+                "config_name": "pairs",
+                "default": True,
+                "description": description,
+                "data_files": files,
+            },
+            {"config_name": "groups", "description": description, "data_files": "groups.jsonl"},
+        ],
+    )
 
-| | |
-| --- | --- |
-{counted}"""
+
+def _hash_of_files(folder: Path, names: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update((folder / f"{name}.jsonl").read_bytes())
+    return digest.hexdigest()

@@ -115,7 +115,7 @@ class ReferenceCache:
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is kept."""
+        """True unless the cache is off."""
         return self.folder is not None
 
     def get(self, keys: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Ctrl-C that loses nothing: it is remembered, and the loop at work ends where it can go on."""
+"""Interrupts by Ctrl-C or SIGTERM that end a loop where it can be resumed."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ class Interrupts:
         self.previous: dict[int, Any] = {}
 
     def watch(self) -> None:
+        """Starts to handle both signals."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self.previous[number] = signal.signal(number, self._remember)
 
     def any_process_stopped(self) -> bool:
-        """Whether any process is to stop, which all of them ask at the same step."""
-        found = any_process(torch.tensor(self.stopped, device=partial_state().device))
-        if found:  # not an assignment of it: a signal may have come meanwhile
+        """Returns whether any process is to stop; all of them have to call it at the same step."""
+        stopped = any_process(torch.tensor(self.stopped, device=partial_state().device))
+        if stopped:  # no plain assignment: a signal may have arrived since
             self.stopped = True
-        return found
+        return stopped
 
     def release(self) -> None:
+        """Restores the previous handlers."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous.clear()

@@ -1,4 +1,4 @@
-"""Divergences from a function f alone."""
+"""Divergences from a generator."""
 
 import math
 from collections.abc import Callable
@@ -9,14 +9,15 @@ import torch
 from fdpo import divergence_from_generator, get_divergence
 
 
-def test_own_generator_agrees_with_the_closed_form() -> None:
+def test_generator_agrees_with_the_closed_form() -> None:
     log_ratio = torch.linspace(-10, 10, 201, dtype=torch.float64)
-    for own, closed in [
+    for generator, name in [
         (lambda u: u * u.log() - (u + 1) * ((u + 1) / 2).log(), "js"),
         (lambda u: -u.log(), "forward_kl"),
         (lambda u: (u - 1) ** 2, "pearson_chi2"),
     ]:
-        mine, theirs = divergence_from_generator(own, name="own"), get_divergence(closed)
+        mine = divergence_from_generator(generator, name="custom")
+        theirs = get_divergence(name)
         torch.testing.assert_close(
             mine.link(log_ratio), theirs.link(log_ratio), rtol=1e-9, atol=1e-11
         )
@@ -25,10 +26,10 @@ def test_own_generator_agrees_with_the_closed_form() -> None:
         torch.testing.assert_close(mine.inverse_link(value), theirs.inverse_link(value))
 
 
-def test_own_generator_is_straight_beyond_30() -> None:
-    own = divergence_from_generator(lambda u: (1 - u) ** 2 / u, name="own")
-    link = own.link(torch.tensor([-1e4, -40.0, -30.0], dtype=torch.float64))
-    slope = own.slope(torch.tensor([-30.0], dtype=torch.float64))
+def test_generator_is_straight_beyond_30() -> None:
+    neyman = divergence_from_generator(lambda u: (1 - u) ** 2 / u, name="custom")
+    link = neyman.link(torch.tensor([-1e4, -40.0, -30.0], dtype=torch.float64))
+    slope = neyman.slope(torch.tensor([-30.0], dtype=torch.float64))
     assert link.isfinite().all()
     torch.testing.assert_close(link[2] - link[1], 10 * slope[0])
 
@@ -46,6 +47,6 @@ def test_own_generator_is_straight_beyond_30() -> None:
         (lambda u: math.log(u), "fails on a float64 tensor"),
     ],
 )
-def test_own_generator_that_fails_a_condition(generator: Callable, failure: str) -> None:
+def test_generator_that_fails_a_condition(generator: Callable, failure: str) -> None:
     with pytest.raises(ValueError, match=failure):
         divergence_from_generator(generator, name="bad")

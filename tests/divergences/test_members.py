@@ -34,13 +34,13 @@ MIXTURES = [
     0.5 * (get_divergence("alpha", alpha=0.3) + get_divergence("skew_js", t=0.2)),
     2 * get_divergence("squared_hellinger"),
 ]
-OWN = [
-    divergence_from_generator(lambda u: u * u.log(), name="own_reverse_kl"),
+GENERATED = [
+    divergence_from_generator(lambda u: u * u.log(), name="custom_reverse_kl"),
     divergence_from_generator(lambda u: (1 - u) ** 2 / (u + 1), name="vincze_le_cam"),
-    divergence_from_generator(lambda u: u * u.log() + (u - 2).clamp(min=0), name="own_kinked"),
+    divergence_from_generator(lambda u: u * u.log() + (u - 2).clamp(min=0), name="custom_kinked"),
 ]
 CLOSED = MEMBERS + MIXTURES
-ALL = CLOSED + OWN
+ALL = CLOSED + GENERATED
 
 # The links as published; parameters by name, ℓ as an mpf.
 ORACLES: dict[str, Callable[..., mpf]] = {
@@ -62,15 +62,15 @@ def terms(divergence: Divergence) -> tuple[tuple[float, Divergence], ...]:
 
 
 def oracle(divergence: Divergence, log_ratio: float) -> mpf:
-    """The link in 50 digits (more where 1 - e^-x cancels)."""
+    """Computes the link in 50 digits (more where 1 - e^-x cancels)."""
     with mp.workdps(90):
         return sum(
-            mpf(weight) * ORACLES[term.name](mpf(log_ratio), **vars_of(term))
+            mpf(weight) * ORACLES[term.name](mpf(log_ratio), **parameter_values(term))
             for weight, term in terms(divergence)
         )
 
 
-def vars_of(divergence: Divergence) -> dict[str, float]:
+def parameter_values(divergence: Divergence) -> dict[str, float]:
     return {
         name: getattr(divergence, name) for name in ("alpha", "t") if name in divergence.__dict__
     }
@@ -81,7 +81,7 @@ def has_oracle(divergence: Divergence) -> bool:
 
 
 def amplification(divergence: Divergence, log_ratio: Tensor, free: float) -> Tensor:
-    """How much exp amplifies the rounding of αℓ, which α need not share with ℓ."""
+    """Returns the factor by which exp amplifies the rounding of αℓ."""
     alphas = [abs(term.alpha) for _, term in terms(divergence) if term.name == "alpha"]  # type: ignore[attr-defined]
     return (max(alphas, default=0.0) * log_ratio.abs() / free).clamp(min=1)
 
@@ -150,7 +150,7 @@ def test_link_is_0_at_0_and_never_falls(divergence: Divergence) -> None:
 @pytest.mark.parametrize("divergence", ALL, ids=str)
 def test_link_is_the_derivative_of_f(divergence: Divergence) -> None:
     log_ratio = torch.linspace(-5, 5, 101, dtype=torch.float64)
-    log_ratio = log_ratio[(log_ratio - math.log(2)).abs() > 1e-3]  # where own_kinked has its kink
+    log_ratio = log_ratio[(log_ratio - math.log(2)).abs() > 1e-3]  # the kink of custom_kinked
     ratio = log_ratio.exp().requires_grad_()
     one = torch.ones(1, dtype=torch.float64, requires_grad=True)
     (derivative,) = torch.autograd.grad(divergence.f(ratio).sum(), ratio)
@@ -183,7 +183,7 @@ def test_gradient_of_link_is_slope_and_slope_is_its_derivative(divergence: Diver
 def test_slope_is_positive_in_float32_where_the_link_is_flat(divergence: Divergence) -> None:
     # autograd of expm1 would give 0 below -17.3
     slope = divergence.slope(torch.tensor([-40.0, -20.0, 0.0, 20.0, 40.0]))
-    assert (slope > 0).all() or divergence in OWN and (slope >= 0).all()
+    assert (slope > 0).all() or divergence in GENERATED and (slope >= 0).all()
 
 
 @pytest.mark.parametrize("divergence", ALL, ids=str)

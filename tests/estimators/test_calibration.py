@@ -1,4 +1,4 @@
-"""Calibration against torchmetrics and scipy, and on margins whose calibration is known."""
+"""Calibration against torchmetrics and scipy, and on margins of known calibration."""
 
 import math
 
@@ -12,21 +12,21 @@ from fdpo.estimators.calibration import calibration
 
 
 def margins(pairs: int, scale: float = 1.0) -> Tensor:
-    """Margins of a policy that is right with the probability that it says, times a scale."""
+    """Returns the margins of a policy that is right with the probability it predicts, scaled."""
     generator = torch.Generator().manual_seed(0)
-    sure = 2 * torch.randn(pairs, generator=generator, dtype=torch.float64)
-    right = torch.rand(pairs, generator=generator) < sure.sigmoid()
-    return scale * torch.where(right, sure, -sure)
+    confidence = 2 * torch.randn(pairs, generator=generator, dtype=torch.float64)
+    right = torch.rand(pairs, generator=generator) < confidence.sigmoid()
+    return scale * torch.where(right, confidence, -confidence)
 
 
 def test_means_are_those_of_scipy() -> None:
     m = margins(500)
-    found = calibration(m)
+    result = calibration(m)
     wrong = scipy.special.expit(-m.numpy())
-    assert found.brier[:2] == pytest.approx(((wrong**2).mean(), scipy.stats.sem(wrong**2)))
+    assert result.brier[:2] == pytest.approx(((wrong**2).mean(), scipy.stats.sem(wrong**2)))
     nll = -scipy.special.log_expit(m.numpy())
-    assert found.nll[:2] == pytest.approx((nll.mean(), scipy.stats.sem(nll)))
-    assert found.accuracy[:2] == pytest.approx(
+    assert result.nll[:2] == pytest.approx((nll.mean(), scipy.stats.sem(nll)))
+    assert result.accuracy[:2] == pytest.approx(
         ((m > 0).double().mean().item(), scipy.stats.sem((m > 0).numpy()))
     )
 
@@ -39,17 +39,17 @@ def test_error_is_that_of_torchmetrics_with_both_orders() -> None:
     assert calibration(m).ece == pytest.approx(metric.compute().item())
 
 
-def test_a_calibrated_policy_is_told_from_one_too_sure() -> None:
-    right, sure, unsure = (calibration(margins(20_000, scale)) for scale in (1, 4, 0.25))
-    assert right.ece < 0.015 and sure.ece > 0.1 and unsure.ece > 0.1
-    assert right.nll.value < min(sure.nll.value, unsure.nll.value)
-    assert right.brier.value < min(sure.brier.value, unsure.brier.value)
-    assert right.accuracy == sure.accuracy == unsure.accuracy
+def test_calibrated_overconfident_and_underconfident_policies() -> None:
+    right, over, under = (calibration(margins(20_000, scale)) for scale in (1, 4, 0.25))
+    assert right.ece < 0.015 and over.ece > 0.1 and under.ece > 0.1
+    assert right.nll.value < min(over.nll.value, under.nll.value)
+    assert right.brier.value < min(over.brier.value, under.brier.value)
+    assert right.accuracy == over.accuracy == under.accuracy
 
 
-def test_ties_count_half_and_certainty_is_finite_where_it_is_right() -> None:
-    found = calibration(torch.tensor([0.0, 1.0, -1.0, 0.0]))
-    assert found.accuracy.value == 0.5
+def test_ties_count_half_and_certain_right_pairs_are_finite() -> None:
+    result = calibration(torch.tensor([0.0, 1.0, -1.0, 0.0]))
+    assert result.accuracy.value == 0.5
     assert calibration(torch.zeros(9)).ece == 0
     certain = calibration(torch.tensor([math.inf, 800.0]))
     assert certain.nll.value == 0 and certain.ece == 0 and certain.accuracy.value == 1

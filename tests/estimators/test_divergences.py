@@ -20,7 +20,7 @@ CASES = [
     *(get_divergence("alpha", alpha=a) for a in (-0.5, 1e-3, 0.3, 0.7, 1, 2)),
     get_divergence("skew_js", t=0.1),
     0.7 * get_divergence("js") + 0.3 * get_divergence("chi2_kl"),
-    divergence_from_generator(lambda u: u * u.log(), name="own_reverse_kl"),
+    divergence_from_generator(lambda u: u * u.log(), name="custom_reverse_kl"),
     divergence_from_generator(lambda u: (1 - u) ** 2 / (u + 1), name="vincze_le_cam"),
 ]
 SIDES = ["both", "policy", "reference"]
@@ -41,9 +41,11 @@ def log_ratios(spread: float) -> tuple[Tensor, Tensor]:
     policy, reference = world(spread)
     generator = torch.Generator().manual_seed(2)
     size = DRAWS * PROMPTS * SAMPLES
-    drawn = [p.exp().multinomial(size, True, generator=generator) for p in (policy, reference)]
-    own, base = ((policy - reference)[i].view(DRAWS, PROMPTS, SAMPLES) for i in drawn)
-    return own, base
+    samples = [p.exp().multinomial(size, True, generator=generator) for p in (policy, reference)]
+    on_policy, on_reference = (
+        (policy - reference)[i].view(DRAWS, PROMPTS, SAMPLES) for i in samples
+    )
+    return on_policy, on_reference
 
 
 def exact(d: Divergence, spread: float) -> float:
@@ -51,19 +53,19 @@ def exact(d: Divergence, spread: float) -> float:
     return (reference.exp() * d.f((policy - reference).exp())).sum().item()
 
 
-def estimate(d: Divergence, own: Tensor, base: Tensor, sides: str) -> Estimate:
+def estimate(d: Divergence, policy: Tensor, reference: Tensor, sides: str) -> Estimate:
     return estimators.divergence(
-        d, None if sides == "reference" else own, None if sides == "policy" else base
+        d, None if sides == "reference" else policy, None if sides == "policy" else reference
     )
 
 
 @pytest.mark.parametrize("sides", SIDES)
 @pytest.mark.parametrize("d", CASES, ids=str)
-def test_divergence_is_unbiased_and_its_error_is_that_of_repeated_draws(
+def test_divergence_is_unbiased_and_its_error_is_that_of_repeated_samples(
     d: Divergence, sides: str
 ) -> None:
-    found = [estimate(d, *both, sides) for both in zip(*log_ratios(0.6), strict=True)]
-    values, errors = (torch.tensor([one[i] for one in found]).double() for i in (0, 1))
+    estimates = [estimate(d, *both, sides) for both in zip(*log_ratios(0.6), strict=True)]
+    values, errors = (torch.tensor([each[i] for each in estimates]).double() for i in (0, 1))
     assert abs(values.mean() - exact(d, 0.6)) < 4 * values.std() / math.sqrt(DRAWS)
     assert 0.75 < errors.square().mean().sqrt() / values.std() < 1.3
 
@@ -71,30 +73,33 @@ def test_divergence_is_unbiased_and_its_error_is_that_of_repeated_draws(
 @pytest.mark.parametrize("spread", [0.2, 0.6, 1.5])
 @pytest.mark.parametrize("d", CASES, ids=str)
 def test_samples_of_both_have_the_least_error(d: Divergence, spread: float) -> None:
-    own, base = (ratios.flatten(0, 1) for ratios in log_ratios(spread))
-    both, policy, reference = (estimate(d, own, base, sides) for sides in SIDES)
+    on_policy, on_reference = (ratios.flatten(0, 1) for ratios in log_ratios(spread))
+    both, policy, reference = (estimate(d, on_policy, on_reference, sides) for sides in SIDES)
     assert abs(both.value - exact(d, spread)) < 4 * both.error
     assert both.error <= 1.02 * min(policy.error, reference.error)
 
 
 def test_one_side_gives_the_textbook_means() -> None:
-    own, base = (ratios[0] for ratios in log_ratios(0.6))
+    on_policy, on_reference = (ratios[0] for ratios in log_ratios(0.6))
 
     def power(x: Tensor, exponent: float, alpha: float) -> Tensor:
         return torch.expm1(exponent * x) / (alpha * (alpha - 1))
 
     below, above, tiny = (get_divergence("alpha", alpha=a) for a in (0.3, 0.7, 1e-3))
-    for found, each in [
-        (estimators.reverse_kl(own), own),
-        (estimators.forward_kl(base), -base),
-        (estimators.divergence(below, own), power(own, -0.3, 0.3)),
-        (estimators.divergence(above, None, base), power(base, 0.3, 0.7)),
-        (estimators.divergence(tiny, None, base), tiny.f(base.exp())),
-        (estimators.divergence(REVERSE, None, base), base.exp() * base - base.exp() + 1),
+    for result, each in [
+        (estimators.reverse_kl(on_policy), on_policy),
+        (estimators.forward_kl(on_reference), -on_reference),
+        (estimators.divergence(below, on_policy), power(on_policy, -0.3, 0.3)),
+        (estimators.divergence(above, None, on_reference), power(on_reference, 0.3, 0.7)),
+        (estimators.divergence(tiny, None, on_reference), tiny.f(on_reference.exp())),
+        (
+            estimators.divergence(REVERSE, None, on_reference),
+            on_reference.exp() * on_reference - on_reference.exp() + 1,
+        ),
     ]:
-        assert found[:2] == pytest.approx(estimators.mean(each)[:2], rel=1e-12)
-    plain = estimators.mean(power(base, 1 - 1e-3, 1e-3))
-    assert plain.error > 300 * estimators.divergence(tiny, None, base).error
+        assert result[:2] == pytest.approx(estimators.mean(each)[:2], rel=1e-12)
+    plain = estimators.mean(power(on_reference, 1 - 1e-3, 1e-3))
+    assert plain.error > 300 * estimators.divergence(tiny, None, on_reference).error
 
 
 def test_models_without_overlap() -> None:
@@ -103,8 +108,8 @@ def test_models_without_overlap() -> None:
         ("reverse_kl", 1000), ("forward_kl", 1000), ("jeffreys", 2000), ("js", 2 * math.log(2)),
         ("squared_hellinger", 2), ("alpha", 4),
     ]:  # fmt: skip
-        found = estimators.divergence(get_divergence(name), far, -far)
-        assert found[:2] == pytest.approx((value, 0), abs=1e-9) and not found.warning
+        result = estimators.divergence(get_divergence(name), far, -far)
+        assert result[:2] == pytest.approx((value, 0), abs=1e-9) and not result.warning
     mixed = torch.tensor([[1000.0, -1000.0], [3.0, -800.0]])
     for d, sides in itertools.product(CASES, SIDES):
         assert not math.isnan(estimate(d, mixed, mixed, sides).value), (d, sides)
@@ -113,60 +118,66 @@ def test_models_without_overlap() -> None:
 def test_equal_models_have_no_divergence_and_no_warning() -> None:
     rounding = 1e-7 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0)) ** 5
     for d, sides in itertools.product(CASES, SIDES):
-        found = estimate(d, rounding, rounding, sides)
-        assert abs(found.value) < 1e-5 and not found.warning, (d, sides)
+        result = estimate(d, rounding, rounding, sides)
+        assert abs(result.value) < 1e-5 and not result.warning, (d, sides)
 
 
-def test_warnings_are_for_those_that_rest_on_few_samples() -> None:
-    own, base = (ratios.flatten(0, 1) for ratios in log_ratios(0.6))
+def test_estimates_from_few_samples_have_warnings() -> None:
+    on_policy, on_reference = (ratios.flatten(0, 1) for ratios in log_ratios(0.6))
     for d, sides in itertools.product(CASES, SIDES):
-        assert not estimate(d, own, base, sides).warning, (d, sides)
+        assert not estimate(d, on_policy, on_reference, sides).warning, (d, sides)
     generator = torch.Generator().manual_seed(0)
     normal = 3 * torch.randn(50, 8, generator=generator, dtype=torch.float64)
-    own, base = normal + 4.5, normal - 4.5  # Gaussians that are three deviations apart
+    on_policy, on_reference = normal + 4.5, normal - 4.5  # Gaussians three deviations apart
     for d in (REVERSE, FORWARD, get_divergence("js"), get_divergence("alpha")):
-        assert not estimators.divergence(d, own, base).warning
-    assert not estimators.reverse_kl(own).warning and not estimators.forward_kl(base).warning
-    assert "heavy tail" in estimators.divergence(REVERSE, None, base).warning
-    assert "heavy tail" in estimators.divergence(FORWARD, own).warning
-    assert "heavy tail" in estimators.divergence(get_divergence("pearson_chi2"), own, base).warning
-    # Each sample contributes 1 to u log u - u + 1, as evenly as can be, and what matters is absent.
+        assert not estimators.divergence(d, on_policy, on_reference).warning
+    assert (
+        not estimators.reverse_kl(on_policy).warning
+        and not estimators.forward_kl(on_reference).warning
+    )
+    assert "heavy tail" in estimators.divergence(REVERSE, None, on_reference).warning
+    assert "heavy tail" in estimators.divergence(FORWARD, on_policy).warning
+    assert (
+        "heavy tail"
+        in estimators.divergence(get_divergence("pearson_chi2"), on_policy, on_reference).warning
+    )
+    # All samples contribute the same to u log u - u + 1, but they miss the mass of the policy.
     missed = estimators.divergence(REVERSE, None, 0.1 * normal - 20)
     assert missed.value == pytest.approx(1, abs=1e-3) and "not 1" in missed.warning
 
 
-def test_weights_average_one_where_samples_are_what_they_are_taken_for() -> None:
-    own, base = (ratios.flatten(0, 1) for ratios in log_ratios(0.6))
-    for log_weights in (-own, base):
-        found = estimators.mean_weight(log_weights)
-        assert abs(found.value - 1) < 4 * found.error and not found.warning
+def test_weights_average_one_for_samples_of_the_right_model() -> None:
+    on_policy, on_reference = (ratios.flatten(0, 1) for ratios in log_ratios(0.6))
+    for log_weights in (-on_policy, on_reference):
+        result = estimators.mean_weight(log_weights)
+        assert abs(result.value - 1) < 4 * result.error and not result.warning
     policy, reference = world(0.6)
-    top = policy.topk(6).indices  # of a policy that was not sampled as it is
-    drawn = policy[top].exp().multinomial(1600, True, generator=torch.Generator().manual_seed(0))
-    filtered = (reference - policy)[top[drawn]].view(400, 4)
+    top = policy.topk(6).indices  # a policy that was sampled with a filter
+    samples = policy[top].exp().multinomial(1600, True, generator=torch.Generator().manual_seed(0))
+    filtered = (reference - policy)[top[samples]].view(400, 4)
     assert "not 1" in estimators.mean_weight(filtered).warning
-    assert estimators.mean_weight(base + 700).value == pytest.approx(math.exp(700), rel=0.1)
+    assert estimators.mean_weight(on_reference + 700).value == pytest.approx(math.exp(700), rel=0.1)
 
 
 def test_error_is_that_of_the_mean_over_prompts() -> None:
     values = torch.tensor([[1.0, 3.0], [5.0, 7.0], [0.0, 2.0]])
-    found = estimators.mean(values)
-    assert found[:2] == pytest.approx((3.0, scipy.stats.sem([2.0, 6.0, 1.0])))
+    result = estimators.mean(values)
+    assert result[:2] == pytest.approx((3.0, scipy.stats.sem([2.0, 6.0, 1.0])))
     shuffled = torch.tensor([2, 0, 5, 3, 1, 4])
     same = estimators.mean(values.flatten()[shuffled], ["aabbcc"[i] for i in shuffled])
-    assert same[:2] == pytest.approx(found[:2])
+    assert same[:2] == pytest.approx(result[:2])
     assert math.isnan(estimators.mean(values[:1]).error)
     assert math.isnan(estimators.mean(torch.empty(0)).value)
 
 
 def test_error_shrinks_with_prompts_and_not_with_copies() -> None:
     values = torch.randn(100, 1, generator=torch.Generator().manual_seed(0))
-    found = estimators.mean(values)
-    assert estimators.mean(values.repeat(1, 10)).error == pytest.approx(found.error)
+    result = estimators.mean(values)
+    assert estimators.mean(values.repeat(1, 10)).error == pytest.approx(result.error)
     copied = estimators.mean(values.repeat(10, 1), [*range(100)] * 10)
-    assert copied.error == pytest.approx(found.error)
+    assert copied.error == pytest.approx(result.error)
     assert estimators.mean(values.repeat(10, 1)).error == pytest.approx(
-        found.error / 10**0.5, rel=0.01
+        result.error / 10**0.5, rel=0.01
     )
 
 
@@ -189,7 +200,7 @@ def texts() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows, lengths = [], []
     for text in itertools.product(range(WORDS), repeat=LENGTH):
         length = text.index(END) + 1 if END in text else LENGTH
-        if all(word == END for word in text[length:]):  # once, however it would go on
+        if all(word == END for word in text[length:]):  # each text once, whatever follows its end
             rows.append(text)
             lengths.append(length)
     both = torch.stack([torch.stack([logits[t[:i]] for i in range(LENGTH)], 1) for t in rows], 1)
@@ -211,20 +222,20 @@ def test_rao_blackwell_kl_has_the_mean_of_the_log_ratio_and_less_variance() -> N
         return (probability * (values - exact).square()).sum()
 
     assert variance(kl) < 0.8 * variance(log_ratio) and (kl > 0).all()
-    drawn = probability.multinomial(2000, True, generator=torch.Generator().manual_seed(0))
-    sampled = estimators.mean(kl[drawn].view(500, 4))
+    samples = probability.multinomial(2000, True, generator=torch.Generator().manual_seed(0))
+    sampled = estimators.mean(kl[samples].view(500, 4))
     assert abs(sampled.value - exact) < 4 * sampled.error
-    assert sampled.error < estimators.reverse_kl(log_ratio[drawn].view(500, 4)).error
+    assert sampled.error < estimators.reverse_kl(log_ratio[samples].view(500, 4)).error
 
 
-def test_token_figures_against_scipy_and_beyond_the_mask() -> None:
+def test_token_metrics_against_scipy_and_beyond_the_mask() -> None:
     _, _, policy, reference, mask = texts()
     p, q = policy.softmax(-1).numpy(), reference.softmax(-1).numpy()
-    kept = mask.numpy()
+    inside = mask.numpy()
     kl = estimators.rao_blackwell_kl(policy.log_softmax(-1) + 5, reference - 7, mask)
-    assert kl.tolist() == pytest.approx((scipy.stats.entropy(p, q, axis=-1) * kept).sum(-1))
+    assert kl.tolist() == pytest.approx((scipy.stats.entropy(p, q, axis=-1) * inside).sum(-1))
     entropy = estimators.predictive_entropy(policy, mask)
-    means = (scipy.stats.entropy(p, axis=-1) * kept).sum(-1) / kept.sum(-1)
+    means = (scipy.stats.entropy(p, axis=-1) * inside).sum(-1) / inside.sum(-1)
     assert entropy.tolist() == pytest.approx(means)
     padded = policy.masked_fill(~mask[..., None], math.nan)
     assert torch.equal(estimators.rao_blackwell_kl(padded, padded, mask), torch.zeros(len(mask)))
@@ -233,7 +244,7 @@ def test_token_figures_against_scipy_and_beyond_the_mask() -> None:
     assert torch.equal(whole, estimators.rao_blackwell_kl(policy, reference, torch.ones_like(mask)))
 
 
-def test_words_that_a_model_excludes_count_nothing() -> None:
+def test_words_of_probability_0() -> None:
     policy = torch.tensor([[0.0, 0.0, -math.inf]])
     reference = torch.tensor([[0.0, 0.0, 0.0]])
     kl = estimators.rao_blackwell_kl(policy, reference)

@@ -1,4 +1,4 @@
-"""Measures of diversity against sacrebleu, scipy and texts whose diversity is plain."""
+"""Measures of diversity against sacrebleu, scipy and texts of known diversity."""
 
 import math
 
@@ -38,15 +38,15 @@ def test_self_bleu_is_the_sentence_bleu_of_sacrebleu() -> None:
     means = []
     for samples in TEXTS:
         scores = [
-            sacrebleu.sentence_bleu(one, [s for j, s in enumerate(samples) if j != i]).score
-            for i, one in enumerate(samples)
+            sacrebleu.sentence_bleu(text, [s for j, s in enumerate(samples) if j != i]).score
+            for i, text in enumerate(samples)
         ]
         means.append(sum(scores) / len(scores))
-    found = diversity.self_bleu(TEXTS)
-    assert found[:2] == pytest.approx((sum(means) / 2, scipy.stats.sem(means)))
+    result = diversity.self_bleu(TEXTS)
+    assert result[:2] == pytest.approx((sum(means) / 2, scipy.stats.sem(means)))
 
 
-def test_self_bleu_runs_from_0_to_100_and_leaves_out_what_says_nothing() -> None:
+def test_self_bleu_is_between_0_and_100_and_leaves_out_empty_and_single_samples() -> None:
     assert diversity.self_bleu([["a b c d e"] * 3]).value == pytest.approx(100)
     assert diversity.self_bleu([["a b c d e", "v w x y z"]]).value < 10
     with_empty = [[*TEXTS[0], "", " \n"], ["alone", ""], ["alone"]]
@@ -61,11 +61,11 @@ def test_vendi_score_against_scipy() -> None:
         cosines = 1 - scipy.spatial.distance.cdist(rows, rows, "cosine")
         eigenvalues = scipy.linalg.eigvalsh(cosines / len(rows)).clip(0)
         scores.append(math.exp(scipy.stats.entropy(eigenvalues / eigenvalues.sum())))
-    found = diversity.vendi_score(features)
-    assert found[:2] == pytest.approx((sum(scores) / 5, scipy.stats.sem(scores)))
+    result = diversity.vendi_score(features)
+    assert result[:2] == pytest.approx((sum(scores) / 5, scipy.stats.sem(scores)))
 
 
-def test_vendi_score_counts_what_differs() -> None:
+def test_vendi_score_counts_directions() -> None:
     axes = torch.eye(4)
     for rows, count in [(axes, 4), (axes[[0, 0, 1, 1]], 2), (3 * axes[[2, 2, 2, 2]], 1)]:
         assert diversity.vendi_score(rows[None]).value == pytest.approx(count)

@@ -1,7 +1,7 @@
-r"""Where the f-DPO loss is least over all policies of eight responses.
+r"""The minimum of the f-DPO loss over all policies of eight responses.
 
 With preferences :math:`P(i \succ j) = \sigma(r_i - r_j)` it must be the policy that maximises
-:math:`E_\pi[r] - \beta D_f(\pi \| \pi_\text{ref})`, which the KKT conditions give as
+:math:`E_\pi[r] - \beta D_f(\pi \| \pi_\text{ref})`. By the KKT conditions that is
 :math:`\pi_\text{ref} \exp(g^{-1}((r - \lambda)/\beta))`, with the :math:`\lambda` that makes it
 sum to 1.
 """
@@ -23,12 +23,12 @@ EXACT = [
     get_divergence("skew_js", t=0.2),
     0.7 * get_divergence("js") + 0.3 * get_divergence("reverse_kl"),
     get_divergence("pearson_chi2") + 0.5 * get_divergence("forward_kl"),
-    divergence_from_generator(lambda u: (1 - u) ** 2 / u + (u - 1) * u.log(), name="own"),
+    divergence_from_generator(lambda u: (1 - u) ** 2 / u + (u - 1) * u.log(), name="custom"),
 ]
 
 
 def world(seed: int) -> tuple[Tensor, Tensor]:
-    """Draws the reference's log-probabilities and the rewards, with shape (K)."""
+    """Samples the reference's log-probabilities and the rewards, with shape (K)."""
     random = np.random.default_rng(seed)
     reference = random.dirichlet(np.ones(K)).clip(min=1e-3)
     reference, rewards = reference / reference.sum(), random.normal(size=K)
@@ -42,7 +42,7 @@ def kkt_optimum(reference: Tensor, rewards: Tensor, divergence: Divergence, beta
     def excess(multiplier: float) -> float:
         return 1 - 1 / policy(multiplier).sum().item()  # finite where a ratio is infinite
 
-    # At the least reward every ratio is at least 1, at the largest at most 1.
+    # With λ the least reward every ratio is at least 1, with λ the largest at most 1.
     multiplier = brentq(excess, rewards.min().item(), rewards.max().item(), xtol=1e-15)
     return policy(multiplier)
 
@@ -54,7 +54,7 @@ def fitted(
     beta: float,
     tail: float | None = None,
 ) -> Tensor:
-    """Minimises the population loss from three starts at once; gives policies of shape (3, K)."""
+    """Minimises the population loss from three starts; returns policies of shape (3, K)."""
     i, j = (~torch.eye(K, dtype=torch.bool)).nonzero().T
     preferred = torch.sigmoid(rewards[i] - rewards[j])
 
@@ -64,7 +64,7 @@ def fitted(
 
     def loss(logits: Tensor) -> Tensor:
         ratios = policy(logits) - reference
-        out = fdpo_loss(ratios[:, i], ratios[:, j], divergence, beta, tail=tail)
+        out = fdpo_loss(ratios[:, i], ratios[:, j], divergence, beta=beta, tail=tail)
         return (preferred * out.losses).mean(dim=1).sum()
 
     def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -75,15 +75,15 @@ def fitted(
     def hessian(x: np.ndarray) -> np.ndarray:
         return torch.autograd.functional.hessian(loss, torch.tensor(x)).numpy()
 
-    found = minimize(value_and_gradient, starts(reference), jac=True, options={"gtol": 1e-6})
+    coarse = minimize(value_and_gradient, starts(reference), jac=True, options={"gtol": 1e-6})
     # a quasi-Newton method stalls at 5e-8
-    polished = root(lambda x: value_and_gradient(x)[1], found.x, jac=hessian, tol=1e-15)
-    best = polished.x if np.abs(polished.fun).max() < np.abs(found.jac).max() else found.x
+    polished = root(lambda x: value_and_gradient(x)[1], coarse.x, jac=hessian, tol=1e-15)
+    best = polished.x if np.abs(polished.fun).max() < np.abs(coarse.jac).max() else coarse.x
     return policy(torch.tensor(best)).exp()
 
 
 def starts(reference: Tensor) -> np.ndarray:
-    """Starts at the reference, and at two policies that know nothing of it."""
+    """Returns the logits of the reference and of two policies that do not depend on it."""
     generator = torch.Generator().manual_seed(5)
     far = torch.randn(K - 1, generator=generator, dtype=torch.float64)
     return torch.cat([reference[:-1] - reference[-1], torch.zeros(K - 1), far]).numpy()
@@ -111,7 +111,7 @@ def test_a_constant_in_the_reward_changes_nothing(divergence: Divergence) -> Non
 
 @pytest.mark.parametrize("divergence", EXACT, ids=str)
 def test_optimum_is_that_of_reward_less_beta_times_divergence(divergence: Divergence) -> None:
-    # so that the optimum compared with above is not one of our making
+    # checks the KKT optimum of the other tests against its definition
     reference, rewards = world(seed=0)
     optimum = kkt_optimum(reference, rewards, divergence, 0.5)
 
@@ -157,17 +157,17 @@ class TestOptimalPolicy:
     def test_equals_a_root_finders(self, divergence: Divergence) -> None:
         references, rewards = (torch.stack(both) for both in zip(*map(world, (0, 1)), strict=True))
         betas = torch.tensor([1.0, 0.03], dtype=torch.float64)
-        found = optimal_policy(divergence, references.exp(), rewards, betas)
+        policies = optimal_policy(divergence, references.exp(), rewards, betas)
         for row, reference, reward, beta in zip(
-            found, references, rewards, betas.tolist(), strict=True
+            policies, references, rewards, betas.tolist(), strict=True
         ):
             expected = kkt_optimum(reference, reward, divergence, beta)
             torch.testing.assert_close(row, expected, rtol=0, atol=1e-12)
 
     def test_reverse_kl_has_a_closed_form(self) -> None:
         reference, rewards = world(2)
-        found = optimal_policy(get_divergence("reverse_kl"), reference.exp(), rewards, 0.2)
-        torch.testing.assert_close(found, (reference + rewards / 0.2).softmax(dim=0))
+        policies = optimal_policy(get_divergence("reverse_kl"), reference.exp(), rewards, 0.2)
+        torch.testing.assert_close(policies, (reference + rewards / 0.2).softmax(dim=0))
 
     @pytest.mark.parametrize(
         ("reference", "beta", "says"),

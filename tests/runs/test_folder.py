@@ -1,15 +1,14 @@
-"""Files appear whole or not at all; a folder holds one run, and a resumed run is the same run."""
+"""A folder holds one run, and a resumed run is the same run."""
 
-import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from fdpo import runs
+from fdpo.runs import folder as run_folder
 
 CONFIG = {"loss": "alpha", "alpha": 0.5, "seed": 3, "logging_steps": 10, "output_dir": "x"}
 
@@ -23,58 +22,6 @@ def make_checkpoint(folder: Path, step: int, complete: bool = True) -> Path:
     path.mkdir(parents=True)
     (path / ("trainer_state.json" if complete else "model.safetensors")).touch()
     return path
-
-
-def test_written_files_are_read_back(tmp_path: Path) -> None:
-    value = {"mean": torch.tensor(0.5), "path": tmp_path, "text": "é\u0085\u2028", "rows": (1, 2)}
-    runs.write_json(tmp_path / "new" / "a.json", value)
-    assert runs.read_json(tmp_path / "new" / "a.json") == {
-        "mean": 0.5,
-        "path": str(tmp_path),
-        "text": "é\u0085\u2028",
-        "rows": [1, 2],
-    }
-    rows = [{"text": "a\nb\u0085"}, {"text": "c"}]
-    runs.write_jsonl(tmp_path / "a.jsonl", iter(rows))
-    with (tmp_path / "a.jsonl").open(encoding="utf-8") as file:
-        assert [json.loads(line) for line in file] == rows
-
-
-def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path) -> None:
-    def interrupted() -> Iterator[dict[str, int]]:
-        yield {"row": 1}
-        raise KeyboardInterrupt
-
-    path = tmp_path / "rows.jsonl"
-    for before in (None, "the old file"):
-        if before:
-            path.write_text(before)
-        with pytest.raises(KeyboardInterrupt):
-            runs.write_jsonl(path, interrupted())
-        assert files_in(tmp_path) == (["rows.jsonl"] if before else [])
-    assert path.read_text() == "the old file"
-
-
-def test_nothing_is_at_its_place_before_it_is_whole(tmp_path: Path) -> None:
-    with runs.replacing(tmp_path / "table.parquet") as beside:
-        beside.write_text("half")
-        assert beside.suffix == ".parquet" and not (tmp_path / "table.parquet").exists()
-    assert files_in(tmp_path) == ["table.parquet"]
-
-
-def test_who_reads_the_old_file_meanwhile_reads_all_of_it(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.json"
-    path.write_text("the old file")
-    with path.open() as reader:
-        runs.write_json(path, {"new": 1})
-        assert reader.read() == "the old file"
-    assert runs.read_json(path) == {"new": 1}
-
-
-def test_malformed_json_names_file_and_line(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text('{"a": 1,\n"b": }')
-    with pytest.raises(ValueError, match="a.json, line 2: not JSON"):
-        runs.read_json(tmp_path / "a.json")
 
 
 def test_prepare_records_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,18 +72,28 @@ def test_resuming_with_other_options_names_them(tmp_path: Path) -> None:
     assert runs.read_json(tmp_path / runs.RECORD)["options"] == CONFIG
 
 
-HARMLESS = "logging_steps save_steps eval_steps hub_model_id report_to dataloader_num_workers"
-HARMFUL = "beta logits_to_keep learning_rate max_steps dataloader_drop_last dataset_name fp16"
+CHANGEABLE = "logging_steps save_steps eval_steps hub_model_id report_to dataloader_num_workers"
+
+FIXED = "beta logits_to_keep learning_rate max_steps dataloader_drop_last dataset_name fp16"
 
 
-@pytest.mark.parametrize("name", HARMLESS.split() + HARMFUL.split())
+@pytest.mark.parametrize("name", CHANGEABLE.split() + FIXED.split())
 def test_only_what_does_not_change_the_weights_may_change(tmp_path: Path, name: str) -> None:
     runs.prepare(tmp_path, {name: 1})
-    if name in HARMLESS.split():
+    if name in CHANGEABLE.split():
         runs.prepare(tmp_path, {name: 2}, resume="last")
     else:
         with pytest.raises(ValueError, match=f"{name} 1 -> 2"):
             runs.prepare(tmp_path, {name: 2}, resume="last")
+
+
+def test_a_record_with_the_old_name_of_an_option_is_resumed(tmp_path: Path) -> None:
+    runs.prepare(tmp_path, {"check_pictures": True})
+    aliases = {"check_pictures": "check_images"}
+    with pytest.raises(ValueError, match="check_images True -> False"):
+        runs.prepare(tmp_path, {"check_images": False}, resume="last", aliases=aliases)
+    runs.prepare(tmp_path, {"check_images": True}, resume="last", aliases=aliases)
+    assert runs.read_json(tmp_path / runs.RECORD)["options"] == {"check_images": True}
 
 
 def test_overwriting_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
@@ -173,12 +130,6 @@ def test_checkpoint(tmp_path: Path) -> None:
         runs.checkpoint(tmp_path, "absent")
 
 
-def test_file_names_of_losses() -> None:
-    assert runs.file_name("alpha-0.5") == "alpha-0.5"
-    assert runs.file_name("0.7*js + 0.3*reverse_kl") == "0.7_js_+_0.3_reverse_kl"
-    assert runs.file_name("../package.module:mine") == "_package.module_mine"
-
-
 def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs.prepare(tmp_path / "a", CONFIG)
     monkeypatch.setenv("RANK", "1")
@@ -195,7 +146,7 @@ def test_git_commit_is_that_of_the_library(tmp_path: Path, monkeypatch: pytest.M
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout.strip()
 
     (tmp_path / "runs.py").write_text("")
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
+    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "runs.py"))
     git("init")
     git("commit", "--allow-empty", "-m", "a repository that does not hold the file")
     assert runs.git_commit() is None

@@ -1,1 +1,1 @@
-"""Text-to-image pipelines: Stable Diffusion 1.x, 2.x and XL."""
+"""Preference training of text-to-image pipelines: Stable Diffusion 1.x, 2.x and XL."""

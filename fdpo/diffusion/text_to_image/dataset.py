@@ -1,8 +1,8 @@
-"""Pairs of captioned pictures as the trainer takes them.
+"""Training pairs of captioned images: transformed, encoded into latents, with their conditions.
 
-What is random in a pair is drawn once for both sides: the flip, the crop, and whether the caption
-is dropped. The draws are those of :class:`~fdpo.diffusion.PairDataset`, a function of the run's
-seed, the epoch and the pair alone, and are the same whether latents are cached or not.
+Flip, crop and dropping the caption are random once for both sides of a pair. They are a function of
+the run's seed, the epoch and the pair alone (:class:`~fdpo.diffusion.PairDataset`), the same
+whether latents are cached or not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from fdpo.diffusion.text_to_image.latents import LatentCache
 from fdpo.diffusion.text_to_image.pairs import CaptionedPairs
 from fdpo.diffusion.text_to_image.pipeline import StableDiffusion
-from fdpo.diffusion.text_to_image.transforms import PairTransform, decode
+from fdpo.diffusion.text_to_image.transforms import Crop, PairTransform, decode_image
 from fdpo.preferences.pairs import SIDES, Side
 
 
@@ -25,67 +25,91 @@ class TextToImagePairs:
 
     Arguments:
         pairs: The pairs.
-        model: What encodes pictures and captions.
-        framing: How pictures are brought to the model's size.
-        empty_prompts: The share of pairs whose caption is dropped, drawn anew for every epoch.
-        cache: Where they lie encoded already; by default they are encoded as they come.
-        sides: The sides that training asks for.
+        model: The pipeline that encodes images and captions.
+        transform: The transform of images to the model's size.
+        empty_prompts: The share of pairs whose caption is dropped, sampled for every epoch.
+        cache: The cache of encoded images and captions; by default they are encoded as they come.
+        sides: The sides that training needs.
     """
 
     def __init__(
         self,
         pairs: CaptionedPairs,
         model: StableDiffusion,
-        framing: PairTransform,
+        transform: PairTransform,
         *,
         empty_prompts: float = 0.0,
         cache: LatentCache | None = None,
         sides: Sequence[Side] = SIDES,
     ) -> None:
-        self.pairs, self.model, self.framing, self.cache = pairs, model, framing, cache
+        self.pairs, self.model, self.transform, self.cache = pairs, model, transform, cache
         self.empty_prompts, self.sides = empty_prompts, tuple(sides)
-        self.noise_shape = model.latent_shape(framing.resolution)
+        self.noise_shape = model.latent_shape(transform.resolution)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def pair(self, index: int, generator: torch.Generator) -> dict[str, Any]:
-        """Returns pictures or their moments, the caption or its embeddings, and the draws."""
-        cut = self.framing.draw(generator)
+        """Returns a pair as :meth:`encode` takes it, without the batch's dimension.
+
+        Returns:
+            ``noise_shape``, the shape (C, h, w) of the latents; for each side ``latent_noise``,
+            with shape (C, h, w), and ``time_ids``, with shape (6); and ``pixels`` of each side,
+            with shape (3, H, W), with the ``caption``, or from the cache ``moments`` of each side,
+            with shape (2, C, h, w), with the caption's embeddings ``text``.
+        """
+        crop = self.transform.sample(generator)
         dropped = torch.rand((), generator=generator).item() < self.empty_prompts
-        spread = torch.randn(2, *self.noise_shape, generator=generator)
+        noise = torch.randn(2, *self.noise_shape, generator=generator)
         caption = "" if dropped else self.pairs.caption(index)
-        found: dict[str, Any] = {
+        pair: dict[str, Any] = {
             "noise_shape": self.noise_shape,
-            "spread": dict(zip(SIDES, spread, strict=True)),
+            "latent_noise": dict(zip(SIDES, noise, strict=True)),
         }
-        if self.cache is not None:
-            kept = {s: self.cache.moments(self.pairs.read(index, s), cut.flip) for s in self.sides}
-            found["text"] = self.cache.text(caption)
+        if self.cache is None:
+            pair["caption"] = caption
         else:
-            kept = {side: self._framed(index, side, cut) for side in self.sides}
-            found["caption"] = caption
-        names = next(iter(kept.values())).keys()
-        return found | {name: {side: kept[side][name] for side in self.sides} for name in names}
+            pair["text"] = self.cache.text(caption)
+        images = {side: self._image(index, side, crop) for side in self.sides}
+        names = images[self.sides[0]]
+        return pair | {name: {s: images[s][name] for s in self.sides} for name in names}
 
     def encode(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Turns a batch of pairs into latents, with shape (B, C, h, w), and their conditions."""
-        text = batch["text"] if "text" in batch else self.model.text(batch["caption"])
+        """Encodes a batch of B pairs.
+
+        Arguments:
+            batch: Pairs as :meth:`pair` returns them, collated, with ``index``, ``times`` and
+                ``noise`` of :class:`~fdpo.diffusion.PairDataset`.
+
+        Returns:
+            The latents of each side, ``chosen`` and ``rejected``, with shape (B, C, h, w); the
+            ``conditions`` of each side; and ``index``, ``times`` and ``noise`` of the batch.
+        """
+        text = batch["text"] if "text" in batch else self.model.encode_text(batch["caption"])
         encoded = {key: batch[key] for key in ("index", "times", "noise")}
         for side in self.sides:
-            moments = (
-                batch["moments"][side]
-                if "moments" in batch
-                else self.model.moments(batch["pixels"][side])
-            )
-            mean, deviation = moments.float().unbind(1)
-            encoded[side] = mean + deviation * batch["spread"][side]
+            mean, deviation = self._moments(batch, side).float().unbind(1)
+            encoded[side] = mean + deviation * batch["latent_noise"][side]
         encoded["conditions"] = {
             side: self.model.conditions(text, batch["time_ids"][side]) for side in self.sides
         }
         return encoded
 
-    def _framed(self, index: int, side: Side, cut: Any) -> dict[str, Tensor]:
-        image = decode(self.pairs.read(index, side), self.pairs.where(index, side))
-        pixels, time_ids = self.framing.apply(image, cut)
+    def fill_cache(self) -> None:
+        """Encodes the images and captions that the cache lacks."""
+        if self.cache is not None:
+            self.cache.fill(self.pairs, sides=self.sides, captions=[""])
+
+    def _image(self, index: int, side: Side, crop: Crop) -> Mapping[str, Tensor]:
+        data = self.pairs.read(index, side)
+        if self.cache is not None:
+            return self.cache.image(data, crop.flip)
+        image = decode_image(data, self.pairs.where(index, side))
+        pixels, time_ids = self.transform.apply(image, crop)
         return {"pixels": pixels, "time_ids": time_ids}
+
+    def _moments(self, batch: Mapping[str, Any], side: Side) -> Tensor:
+        """Returns the posterior's moments of one side, with shape (B, 2, C, h, w)."""
+        if "moments" in batch:
+            return batch["moments"][side]
+        return self.model.moments(batch["pixels"][side])

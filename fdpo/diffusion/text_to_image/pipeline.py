@@ -1,9 +1,9 @@
-r"""Stable Diffusion 1.x, 2.x and XL: a diffusers pipeline as the trainer needs it.
+r"""Stable Diffusion 1.x, 2.x and XL pipelines of diffusers: loading, encoding, generation.
 
-A picture :math:`x` becomes latents by the posterior of the VAE,
+An image :math:`x` becomes latents by the posterior of the VAE,
 :math:`z = s(\mu(x) + \sigma(x)\,\xi)` with the pipeline's scale :math:`s`, and a caption becomes
-text embeddings; the U-Net predicts :math:`\epsilon` or :math:`v` of noised latents. SDXL is
-conditioned on the size of each picture and on how it was cropped, too. (Rombach et al., 2022,
+text embeddings; the U-Net predicts :math:`\epsilon` or :math:`v` of noised latents. SDXL is also
+conditioned on the size of each image and on its crop. (Rombach et al., 2022,
 https://arxiv.org/abs/2112.10752; Podell et al., 2023, https://arxiv.org/abs/2307.01952)
 """
 
@@ -23,27 +23,26 @@ from tqdm.auto import tqdm
 
 from fdpo.diffusion.images import Shape, to_image
 from fdpo.diffusion.noise import NoiseProcess, process_from_scheduler
-from fdpo.runs.files import read_json
-from fdpo.runs.folder import RECORD
+from fdpo.diffusion.text_to_image.config import GUIDANCE, STEPS
+from fdpo.runs.folder import RECORD, run_options
 from fdpo.runs.hub import is_hub_id
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 LORA = "pytorch_lora_weights.safetensors"
-STEPS, GUIDANCE = 50, 7.5  # of drawing, as in diffusers' pipeline
 
 
 class StableDiffusion:
-    """A pipeline taken apart: U-Net, noising process, and the encoders that stay as they are.
+    """The parts of a Stable Diffusion pipeline: U-Net, noise process, and frozen encoders.
 
     Arguments:
         pipeline: A ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``.
-        name: Where it came from: hub id or folder.
-        device: Where to.
-        dtype: The dtype of the text encoders and of kept latents. The VAE stays in fp32: SDXL's
+        name: The hub id or folder that it was loaded from.
+        device: The device of all parts.
+        dtype: The dtype of the text encoders and of cached latents. The VAE stays in fp32: SDXL's
             overflows in fp16.
 
     Raises:
-        ValueError: If its U-Net takes more than latents (inpainting), or predicts something else
+        ValueError: If the U-Net takes more than latents (inpainting), or predicts something else
             than epsilon or v.
     """
 
@@ -56,13 +55,13 @@ class StableDiffusion:
     ) -> None:
         self.pipeline, self.name = pipeline, name
         self.device, self.dtype = torch.device(device), dtype
-        channels, taken = self.vae.config.latent_channels, self.unet.config.in_channels
-        if taken != channels:
+        latents, inputs = self.vae.config.latent_channels, self.unet.config.in_channels
+        if inputs != latents:
             raise ValueError(
-                f"model {name}: its U-Net takes {taken} channels, latents have {channels}: "
+                f"model {name}: its U-Net takes {inputs} channels, latents have {latents}: "
                 "is it an inpainting model?"
             )
-        # A copy: drawing sets the pipeline's own to its steps.
+        # A copy, because generation sets the timesteps of the pipeline's scheduler.
         self.process: NoiseProcess = process_from_scheduler(
             type(pipeline.scheduler).from_config(pipeline.scheduler.config)
         )
@@ -83,11 +82,13 @@ class StableDiffusion:
 
     @property
     def text_encoders(self) -> list[Any]:
+        """Text encoders, two in SDXL."""
         both = (self.pipeline.text_encoder, getattr(self.pipeline, "text_encoder_2", None))
         return [encoder for encoder in both if encoder is not None]
 
     @property
     def tokenizers(self) -> list[Any]:
+        """Tokenizers, one per text encoder."""
         both = (self.pipeline.tokenizer, getattr(self.pipeline, "tokenizer_2", None))
         return [tokenizer for tokenizer in both if tokenizer is not None]
 
@@ -97,14 +98,17 @@ class StableDiffusion:
 
     @property
     def resolution(self) -> int:
-        """Height and width of the pictures that the model was made for, pixels."""
+        """Height and width of the images that the model was trained on, pixels."""
         return self.unet.config.sample_size * self.pipeline.vae_scale_factor
 
     def latent_shape(self, resolution: int) -> Shape:
-        """Returns the shape (C, H, W) of the latents of a picture with so many pixels a side.
+        """Returns the shape (C, h, w) of the latents of a square image.
+
+        Arguments:
+            resolution: Height and width of the image, pixels.
 
         Raises:
-            ValueError: If the U-Net cannot halve them as often as it does.
+            ValueError: If the U-Net cannot halve the latents as often as it does.
         """
         factor = self.pipeline.vae_scale_factor
         halvings = 2 ** (len(self.unet.config.block_out_channels) - 1)
@@ -117,45 +121,44 @@ class StableDiffusion:
 
     @torch.no_grad()
     def moments(self, pixels: Tensor) -> Tensor:
-        r"""Returns :math:`s\mu` and :math:`s\sigma` of pictures, with shape (B, 2, C, h, w).
+        r"""Returns :math:`s\mu` and :math:`s\sigma` of images, with shape (B, 2, C, h, w).
 
         Arguments:
-            pixels: Pictures with values in :math:`[-1, 1]`, with shape (B, 3, H, W).
+            pixels: Images with values in :math:`[-1, 1]`, with shape (B, 3, H, W).
         """
         posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
         moments = torch.stack([posterior.mean, posterior.std], dim=1)
         return (self.vae.config.scaling_factor * moments).to(self.dtype)
 
     @torch.no_grad()
-    def text(self, captions: Sequence[str]) -> dict[str, Tensor]:
+    def encode_text(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Returns ``encoder_hidden_states`` of captions, with shape (B, L, W), and for SDXL their
         ``text_embeds``, with shape (B, P)."""
-        with quiet():
-            found = self.pipeline.encode_prompt(
+        with quiet_diffusers():
+            embeddings = self.pipeline.encode_prompt(
                 prompt=list(captions), device=self.device, num_images_per_prompt=1,
                 do_classifier_free_guidance=False,
             )  # fmt: skip
         names = ("encoder_hidden_states", "", "text_embeds", "")
-        return {name: value for name, value in zip(names, found, strict=False) if name}
+        return {name: value for name, value in zip(names, embeddings, strict=False) if name}
 
     def conditions(self, text: dict[str, Tensor], time_ids: Tensor) -> dict[str, Any]:
-        """Returns what the U-Net is called with besides latents and times.
+        """Returns the arguments of the U-Net besides latents and times.
 
         Arguments:
-            text: What :meth:`text` returns.
-            time_ids: Heights and widths in pixels with shape (B, 6): of the picture, of its crop's
-                corner, of the crop; only SDXL sees them.
+            text: The result of :meth:`encode_text`.
+            time_ids: Heights and widths in pixels, with shape (B, 6): of the image, of its crop's
+                corner, of the crop; only SDXL takes them.
         """
         conditions: dict[str, Any] = {"encoder_hidden_states": text["encoder_hidden_states"]}
         if self.is_xl:
-            # Sizes stay in fp32: bf16 takes 1023 pixels for 1024.
+            # Sizes stay in fp32: bf16 rounds 1023 pixels to 1024.
             time_ids = time_ids.to(text["text_embeds"].device)
             added = {"text_embeds": text["text_embeds"], "time_ids": time_ids}
             conditions["added_cond_kwargs"] = added
         return conditions
 
-    @torch.no_grad()
-    def draw(
+    def generate(
         self,
         unet: nn.Module,
         prompts: Sequence[str],
@@ -167,37 +170,52 @@ class StableDiffusion:
         batch_size: int = 4,
         progress: str = "",
     ) -> list[Image.Image]:
-        """Draws a picture of each prompt with the pipeline's own scheduler.
+        """Generates an image for each prompt with the pipeline's scheduler.
 
         Arguments:
-            unet: The U-Net to draw with, which may carry an adapter of peft.
+            unet: The U-Net, which may carry an adapter of peft.
             prompts: The prompts.
-            seeds: Of the noise of each picture: the same seed and prompt give the same picture.
-            steps: Evaluations of the U-Net a picture.
-            guidance_scale: Of classifier-free guidance; 1: none.
-            resolution: Height and width, pixels; by default those of the model.
-            batch_size: Pictures drawn at a time.
+            seeds: The seed of each image's noise: equal seeds and prompts give equal images.
+            steps: Denoising steps per image.
+            guidance_scale: The scale of classifier-free guidance; 1: none.
+            resolution: Height and width in pixels; by default the model's.
+            batch_size: Images generated at a time.
             progress: The title of a progress bar; none where it is empty.
         """
         size = resolution or self.resolution
-        own, drawn = self.pipeline.unet, []
-        self.pipeline.unet = without_adapter_shell(unet)
-        parts = range(0, len(prompts), batch_size)
+        options = {
+            "num_inference_steps": steps, "guidance_scale": guidance_scale,
+            "height": size, "width": size,
+        }  # fmt: skip
+        starts = range(0, len(prompts), batch_size)
+        images: list[Image.Image] = []
+        with self._using(unet):
+            for start in tqdm(starts, progress, disable=not progress, leave=False):
+                batch = slice(start, start + batch_size)
+                images += self._generate_batch(prompts[batch], seeds[batch], options)
+        return images
+
+    @torch.no_grad()
+    def _generate_batch(
+        self, prompts: Sequence[str], seeds: Sequence[int], options: dict[str, Any]
+    ) -> list[Image.Image]:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        with self._autocast(), quiet_diffusers():
+            latents = self.pipeline(
+                prompt=list(prompts), generator=generators, output_type="latent", **options
+            ).images
+        latents = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
+        return [to_image(image) for image in self.vae.decode(latents).sample.float()]
+
+    @contextmanager
+    def _using(self, unet: nn.Module) -> Iterator[None]:
+        """Puts another U-Net into the pipeline for a while."""
+        previous = self.pipeline.unet
+        self.pipeline.unet = unwrap_adapter(unet)
         try:
-            for i in tqdm(parts, progress, disable=not progress, leave=False):
-                part = slice(i, i + batch_size)
-                with self._autocast(), quiet():
-                    latents = self.pipeline(
-                        prompt=list(prompts[part]), num_inference_steps=steps,
-                        guidance_scale=guidance_scale, height=size, width=size,
-                        generator=[torch.Generator().manual_seed(seed) for seed in seeds[part]],
-                        output_type="latent",
-                    ).images  # fmt: skip
-                latents = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
-                drawn += [to_image(picture) for picture in self.vae.decode(latents).sample.float()]
+            yield
         finally:
-            self.pipeline.unet = own
-        return drawn
+            self.pipeline.unet = previous
 
     def _autocast(self) -> Any:
         if self.dtype == torch.float32:
@@ -206,23 +224,23 @@ class StableDiffusion:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Hides diffusers' remarks on every caption that is cut, and on LoRAs without text encoder."""
-    before = logging.get_verbosity()
+def quiet_diffusers() -> Iterator[None]:
+    """Hides diffusers' remarks on truncated captions and on LoRAs without a text encoder."""
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        logging.set_verbosity(verbosity)
 
 
-def without_adapter_shell(unet: nn.Module) -> nn.Module:
-    """Returns the U-Net itself, with the adapter's layers in it, of a model that peft wraps."""
+def unwrap_adapter(unet: nn.Module) -> nn.Module:
+    """Returns the U-Net inside peft's wrapper, with the adapter's layers in it."""
     wrapped: Any = unet
     return wrapped.get_base_model() if hasattr(unet, "get_base_model") else unet
 
 
-def load(
+def load_pipeline(
     name: str,
     device: torch.device | str = "cpu",
     *,
@@ -236,12 +254,12 @@ def load(
 
     Arguments:
         name: Hub id or folder.
-        device: Where to.
-        dtype: Of the text encoders.
-        unet_dtype: Of the U-Net.
-        vae: Hub id or folder of a VAE in place of the pipeline's own.
-        revision: Of the hub's repository.
-        variant: Of the weights' files, such as ``fp16``.
+        device: The device of all parts.
+        dtype: The dtype of the text encoders.
+        unet_dtype: The dtype of the U-Net.
+        vae: Hub id or folder of a VAE that replaces the pipeline's.
+        revision: The revision of the hub's repository.
+        variant: The variant of the weights' files, such as ``fp16``.
 
     Raises:
         ValueError: If it is no such pipeline or cannot be loaded, in one line.
@@ -251,7 +269,7 @@ def load(
     try:
         if vae is not None:
             parts["vae"] = load_vae(vae)
-        if kind == PIPELINES[0]:  # a scorer is to see what was drawn, not a black picture
+        if kind == PIPELINES[0]:  # the checker would replace some images with black ones
             parts |= {"safety_checker": None, "requires_safety_checker": False}
         pipeline = DiffusionPipeline.from_pretrained(
             name, dtype={"unet": unet_dtype, "default": torch.float32}, revision=revision,
@@ -270,37 +288,45 @@ def load_vae(name: str) -> AutoencoderKL:
 def load_trained(
     name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> StableDiffusion:
-    """Loads a pipeline, or a run folder with a LoRA and the pipeline that it was trained from."""
+    """Loads a pipeline, or the LoRA in a run folder with the pipeline that it was trained from."""
     if not Path(name, LORA).is_file():
-        return load(name, device, dtype=dtype, unet_dtype=dtype)
-    model = load(base_of(name), device, dtype=dtype, unet_dtype=dtype)
-    with quiet():
+        return load_pipeline(name, device, dtype=dtype, unet_dtype=dtype)
+    model = load_pipeline(base_model(name), device, dtype=dtype, unet_dtype=dtype)
+    with quiet_diffusers():
         model.pipeline.load_lora_weights(name, weight_name=LORA)
     return model
 
 
-def base_of(folder: str | Path) -> str:
-    """Returns the pipeline that the run in a folder started from, as its record says."""
-    record = Path(folder) / RECORD
-    if not record.is_file():
-        raise ValueError(f"model {folder}: holds a LoRA but no {RECORD} that names its pipeline")
-    return read_json(record)["options"]["pretrained_model_name_or_path"]
+def base_model(folder: str | Path) -> str:
+    """Returns the hub id or folder of the pipeline that the run in a folder was trained from.
+
+    Raises:
+        ValueError: If the folder holds no record of a run.
+    """
+    options = run_options(folder)
+    if "pretrained_model_name_or_path" not in options:
+        raise ValueError(f"model {folder}: no {RECORD} names the pipeline it was trained from")
+    return options["pretrained_model_name_or_path"]
 
 
 def require_pipeline(name: str, revision: str | None = None) -> str:
-    """Returns the class of a pipeline, or raises ``ValueError`` if it is not one of ours."""
+    """Returns the class name of a pipeline.
+
+    Raises:
+        ValueError: If it is not one of :data:`PIPELINES`.
+    """
     folder = Path(name)
     if not folder.is_dir() and not is_hub_id(name):
         raise ValueError(f"model {name}: no such folder, and no hub id (owner/name)")
     if folder.is_dir() and not (folder / "model_index.json").is_file():
         raise ValueError(f"model {name}: this folder is no pipeline (no model_index.json)")
     try:
-        found = DiffusionPipeline.load_config(name, revision=revision).get("_class_name")
+        kind = DiffusionPipeline.load_config(name, revision=revision).get("_class_name")
     except (OSError, ValueError) as error:
         raise ValueError(f"model {name}: {_first_line(error)}") from error
-    if found not in PIPELINES:
-        raise ValueError(f"model {name}: is a {found}; trained are {' and '.join(PIPELINES)}")
-    return found
+    if kind not in PIPELINES:
+        raise ValueError(f"model {name}: is a {kind}; supported are {' and '.join(PIPELINES)}")
+    return kind
 
 
 def _first_line(error: Exception) -> str:

@@ -1,38 +1,37 @@
-r"""Scorers of picture files: PickScore, CLIP, aesthetics, or a function of one's own.
+r"""Scorers of image files: PickScore, CLIP, aesthetics, or a user's function.
 
-Like every scorer (:mod:`fdpo.scorers`) one is a function (prompts, paths) -> scores, larger is
-better:
+A scorer is a function (prompts, paths) -> scores, larger is better (:mod:`fdpo.scorers`):
 
-- ``pickscore`` and ``clip``: :math:`e^s \cos(\text{caption}, \text{picture})` of a CLIP model with
+- ``pickscore`` and ``clip``: :math:`e^s \cos(\text{caption}, \text{image})` under a CLIP model with
   logit scale :math:`s`. (Kirstain et al., 2023, https://arxiv.org/abs/2305.01569; Radford et al.,
   2021, https://arxiv.org/abs/2103.00020)
-- ``aesthetics``: LAION's predictor, a small network on the direction of CLIP's picture embedding,
-  about 1 to 10, whatever the caption. (Schuhmann et al., 2022, https://arxiv.org/abs/2210.08402)
+- ``aesthetics``: LAION's predictor, a small network on the direction of CLIP's image embedding,
+  about 1 to 10; it ignores the caption. (Schuhmann et al., 2022, https://arxiv.org/abs/2210.08402)
 - ``NAME=MODEL``: one of them with the weights of another hub id or a folder;
 - ``package.module:function``: anything else. Packages such as HPS v2 and ImageReward pin versions
-  that cannot stand beside ours; docs/stable-diffusion.md shows how to call them.
+  that conflict with ours; docs/stable-diffusion.md shows how to call them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoProcessor, CLIPImageProcessor, CLIPModel, CLIPVisionModelWithProjection
 
-from fdpo.diffusion.text_to_image.transforms import decode
+from fdpo.diffusion.text_to_image.transforms import decode_image
 from fdpo.runs.hub import is_hub_id
 from fdpo.scorers import Scorer, checked, get_scorer
 
-BATCH = 32  # pictures scored at a time
+BATCH = 32  # images scored at a time
 
 
 class ClipScorer:
-    """The agreement of pictures with captions under a CLIP model."""
+    """Agreement of images with captions under a CLIP model."""
 
     def __init__(self, model: str, processor: str | None, device: torch.device | str) -> None:
         self.model = CLIPModel.from_pretrained(model, use_safetensors=True).to(device).eval()
@@ -45,13 +44,13 @@ class ClipScorer:
             text=list(prompts), images=images, return_tensors="pt", padding=True, truncation=True,
             max_length=length,
         ).to(self.model.device)  # fmt: skip
-        found = self.model(**inputs)
-        cosines = (found.text_embeds * found.image_embeds).sum(1)
+        outputs = self.model(**inputs)
+        cosines = (outputs.text_embeds * outputs.image_embeds).sum(1)
         return self.model.logit_scale.exp() * cosines
 
 
 class AestheticsModel(CLIPVisionModelWithProjection):
-    """A CLIP picture tower with LAION's head, five linear layers."""
+    """CLIP's image encoder with LAION's head of five linear layers."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -65,13 +64,13 @@ class AestheticsModel(CLIPVisionModelWithProjection):
         self.post_init()
 
     def score(self, pixel_values: Tensor) -> Tensor:
-        """Returns the scores of pictures, with shape (B)."""
+        """Returns the scores of images, with shape (B)."""
         embeds = self(pixel_values).image_embeds
         return self.layers(embeds / embeds.norm(dim=-1, keepdim=True))[:, 0]
 
 
 class AestheticsScorer:
-    """How pictures please, whatever the caption."""
+    """Aesthetic quality of images; the captions do not count."""
 
     def __init__(self, model: str, processor: str | None, device: torch.device | str) -> None:
         loaded, info = AestheticsModel.from_pretrained(
@@ -88,45 +87,58 @@ class AestheticsScorer:
         return self.model.score(inputs["pixel_values"].to(self.model.device))
 
 
-KINDS: dict[str, tuple[Callable[..., Any], str, str | None]] = {
-    "pickscore": (
-        ClipScorer,
-        "yuvalkirstain/PickScore_v1",
-        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+class ScorerKind(NamedTuple):
+    """A kind of scorer: its class, its published weights, and the hub id of their processor."""
+
+    scorer: Callable[..., Any]
+    weights: str
+    processor: str | None = None
+
+
+KINDS = {
+    "pickscore": ScorerKind(
+        ClipScorer, "yuvalkirstain/PickScore_v1", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
     ),
-    "clip": (ClipScorer, "openai/clip-vit-large-patch14", None),
-    "aesthetics": (
-        AestheticsScorer,
-        "shunk031/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE",
-        None,
+    "clip": ScorerKind(ClipScorer, "openai/clip-vit-large-patch14"),
+    "aesthetics": ScorerKind(
+        AestheticsScorer, "shunk031/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE"
     ),
 }
-"""Scorers by name: what makes one, its weights, and whose processor it takes if not its own."""
+"""Scorers by name."""
 
 
 def get_image_scorer(spec: str, device: torch.device | str = "cpu") -> Scorer:
-    """Makes the scorer that ``spec`` names (see the module); a wrong name raises ``ValueError``."""
+    """Returns the scorer that ``spec`` names (see the module).
+
+    Raises:
+        ValueError: If there is no such scorer, or its weights cannot be loaded.
+    """
     name, _, model = spec.partition("=")
     if name not in KINDS:
         if ":" not in spec:
             known = ", ".join(KINDS)
             raise ValueError(f"scorer {spec}: neither {known} nor package.module:function")
         return get_scorer(spec)
-    make, default, processor = KINDS[name]
+    kind = KINDS[name]
     if model and not Path(model).is_dir() and not is_hub_id(model):
         raise ValueError(f"scorer {spec}: no such folder, and no hub id (owner/name)")
     try:
-        of_images = make(model or default, None if model else processor, device)
+        score_images = kind.scorer(model or kind.weights, None if model else kind.processor, device)
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"scorer {spec}: cannot be loaded ({reason})") from error
+    return checked(_file_scorer(score_images), spec)
+
+
+def _file_scorer(score_images: Callable[..., Tensor]) -> Scorer:
+    """Returns a scorer of image files, a batch at a time."""
 
     def score(prompts: Sequence[str], paths: Sequence[str]) -> list[float]:
         scores: list[float] = []
-        for i in range(0, len(paths), BATCH):
-            part = slice(i, i + BATCH)
-            images = [decode(Path(path).read_bytes(), path) for path in paths[part]]
-            scores += of_images(prompts[part], images).float().tolist()
+        for start in range(0, len(paths), BATCH):
+            batch = slice(start, start + BATCH)
+            images = [decode_image(Path(path).read_bytes(), path) for path in paths[batch]]
+            scores += score_images(prompts[batch], images).float().tolist()
         return scores
 
-    return checked(score, spec)
+    return score

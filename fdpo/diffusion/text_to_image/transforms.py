@@ -1,4 +1,4 @@
-"""From picture files to square tensors: decoding, flips, crops, and the sizes that SDXL is told."""
+"""Image files as square tensors: decoding, flips, crops, and the sizes that SDXL takes."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 
-def decode(data: bytes, where: str) -> Image.Image:
-    """Decodes a picture to RGB, upright.
+def decode_image(data: bytes, where: str) -> Image.Image:
+    """Decodes an image file to upright RGB.
 
-    The orientation that EXIF tells is applied, transparency is laid on white, grey (of 16 bits,
-    too) becomes coloured.
+    EXIF orientation is applied, transparency is laid on white, and grey (8 or 16 bits) becomes RGB.
 
     Arguments:
-        data: The file's bytes.
-        where: What errors call the picture.
+        data: The bytes of the file.
+        where: The name of the image in errors.
 
     Raises:
-        ValueError: If it is no picture or truncated.
+        ValueError: If the file is not an image or is truncated.
     """
     try:
         with Image.open(BytesIO(data)) as image:
             image.load()
             return _rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
-        raise ValueError(f"{where}: is no picture ({len(data):,} bytes)") from error
+        raise ValueError(f"{where}: not an image ({len(data):,} bytes)") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{where}: cannot be read as a picture ({error})") from error
+        raise ValueError(f"{where}: cannot be read as an image ({error})") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -39,19 +38,19 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(ground, image)
+        background = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(background, image)
     return image.convert("RGB")
 
 
 @dataclass(frozen=True)
-class Cut:
-    """What is drawn for a pair: whether it is flipped, and the place of its crop.
+class Crop:
+    """A flip and a crop, the same for both images of a pair.
 
     Attributes:
         flip: Whether left and right are exchanged.
-        top: The place of the crop's corner, as a share of the room that there is, in [0, 1].
-        left: The same from the left.
+        top: The top of the crop, as a share of the rows to choose from, in [0, 1].
+        left: The left edge of the crop, as a share of the columns to choose from.
     """
 
     flip: bool = False
@@ -61,40 +60,42 @@ class Cut:
 
 @dataclass(frozen=True)
 class PairTransform:
-    """How pictures are brought to the size of the model.
+    """A transform that scales and crops images to the model's size, with random flips and crops.
 
-    The shorter side is scaled to the resolution (bilinear), the longer one cropped.
+    The shorter side is scaled to the resolution (bilinear), the longer one is cropped.
 
     Arguments:
-        resolution: Height and width, pixels.
-        random_flip: Whether half of the pairs are flipped, both pictures.
-        random_crop: Whether the crop's place is drawn; otherwise it is the centre.
+        resolution: Height and width in pixels.
+        random_flip: Whether half of the pairs are flipped, both images.
+        random_crop: Whether the crop's position is random; otherwise it is the centre.
     """
 
     resolution: int
     random_flip: bool = False
     random_crop: bool = False
 
-    def draw(self, generator: torch.Generator) -> Cut:
-        """Draws flip and crop of a pair; the generator moves on by the same in any case."""
+    def sample(self, generator: torch.Generator) -> Crop:
+        """Samples the flip and crop of a pair; every option uses the generator equally often."""
         flip, top, left = torch.rand(3, generator=generator).tolist()
         if not self.random_crop:
-            top, left = Cut.top, Cut.left
-        return Cut(self.random_flip and flip < 0.5, top, left)
+            top, left = Crop.top, Crop.left
+        return Crop(self.random_flip and flip < 0.5, top, left)
 
-    def apply(self, image: Image.Image, cut: Cut) -> tuple[Tensor, Tensor]:
-        """Returns a picture with values in :math:`[-1, 1]`, with shape (3, H, W), and its sizes.
+    def apply(self, image: Image.Image, crop: Crop) -> tuple[Tensor, Tensor]:
+        """Transforms an image.
 
-        The sizes are SDXL's ``time_ids``, with shape (6): height and width of the original, top and
-        left of the crop in the scaled picture, height and width of the crop.
+        Returns:
+            The image with values in :math:`[-1, 1]`, with shape (3, H, W), and its sizes, SDXL's
+            ``time_ids``, with shape (6): height and width of the original, top and left of the
+            crop in the scaled image, height and width of the crop.
         """
         size = self.resolution
         scale = size / min(image.size)
         width, height = (max(size, round(scale * length)) for length in image.size)
         scaled = image.resize((width, height), Image.Resampling.BILINEAR)
-        if cut.flip:
+        if crop.flip:
             scaled = ImageOps.mirror(scaled)
-        top, left = round(cut.top * (height - size)), round(cut.left * (width - size))
+        top, left = round(crop.top * (height - size)), round(crop.left * (width - size))
         cropped = scaled.crop((left, top, left + size, top + size))
         pixels = torch.from_numpy(np.array(cropped)).permute(2, 0, 1) / 127.5 - 1
         sizes = [image.height, image.width, top, left, size, size]

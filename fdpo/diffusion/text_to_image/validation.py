@@ -1,4 +1,4 @@
-"""Pictures of the base and of the policy in training, drawn from the same noise."""
+"""Validation images during training: base and policy from the same noise, with win rates."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from fdpo.diffusion.text_to_image.compare import draw_sheet, win_rates
 from fdpo.diffusion.text_to_image.pipeline import StableDiffusion
+from fdpo.diffusion.text_to_image.sheets import write_sheet
+from fdpo.diffusion.text_to_image.win_rates import win_rates
 from fdpo.diffusion.trainer import DiffusionTrainer
 from fdpo.runs.files import replacing
 from fdpo.runs.seeds import derived_seed
@@ -23,15 +24,15 @@ FOLDER = "validation"
 
 @dataclass
 class Validation:
-    """Draws prompts with fixed noise, as often as it is asked.
+    """Images of fixed prompts from fixed noise, to be compared with the untrained model's.
 
     Arguments:
-        model: The pipeline to draw with.
+        model: The pipeline that generates.
         prompts: The prompts.
-        folder: The run folder; sheets and pictures go to ``validation`` in it.
-        seed: Of the noise: a prompt's place and this seed decide on its picture.
-        scorers: By name, what compares the pictures.
-        options: Those of :meth:`StableDiffusion.draw`.
+        folder: The run folder; sheets and images go to its subfolder ``validation``.
+        seed: The seed of the noise; an image's noise follows from it and the prompt's position.
+        scorers: The scorers that compare the images, by name.
+        options: Options of :meth:`StableDiffusion.generate`.
     """
 
     model: StableDiffusion
@@ -41,43 +42,53 @@ class Validation:
     scorers: Mapping[str, Scorer]
     options: Mapping[str, Any]
 
-    def draw_base(self) -> None:
-        """Draws the untrained model, which is to be called before training."""
-        self.base = self._draw(self.model.unet, "base")
+    def generate_base(self) -> None:
+        """Generates the untrained model's images; to be called before training."""
+        self.base = self._generate(self.model.unet, "base")
 
-    def draw(self, policy: nn.Module, trainer: DiffusionTrainer) -> dict[str, float]:
-        """Draws the policy, writes ``step-N.png`` and sends it to the trackers.
+    def compare(self, policy: nn.Module, trainer: DiffusionTrainer) -> dict[str, float]:
+        """Generates the policy's images, writes ``step-N.png`` and sends it to the trackers.
 
         Returns:
-            ``change``, the mean absolute difference to the base's pictures in shares of the range;
+            ``change``, the mean absolute difference from the base's images as a share of the range;
             the scorers' win rates; and the quantiles of recent log-ratios.
         """
         name = f"step-{trainer.step}"
-        drawn = self._draw(policy, name)
+        images = self._generate(policy, name)
         sheet = self.folder / FOLDER / f"{name}.png"
-        draw_sheet(sheet, self.prompts, self.base, drawn, ("base", f"step {trainer.step}"))
-        for tracker in trainer.accelerator.trackers:
-            if hasattr(tracker, "log_images"):
-                form = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                shown = np.stack([np.asarray(picture) for picture in drawn])
-                tracker.log_images({"validation": shown}, step=trainer.step, **form)
-        gaps = [
-            np.abs(np.asarray(a, dtype=np.float64) - np.asarray(b)).mean() / 255
-            for a, b in zip(self.base, drawn, strict=True)
-        ]
-        figures, _ = win_rates(self.scorers, self.prompts, self._files(name), self._files("base"))
-        return {"change": float(np.mean(gaps)), **figures, **trainer.quantiles()}
+        write_sheet(sheet, self.prompts, self.base, images, ("base", f"step {trainer.step}"))
+        _track(trainer, images)
+        metrics, _ = win_rates(self.scorers, self.prompts, self._files(name), self._files("base"))
+        return {"change": mean_change(self.base, images), **metrics, **trainer.quantiles()}
 
-    def _draw(self, unet: nn.Module, name: str) -> list[Image.Image]:
+    def _generate(self, unet: nn.Module, name: str) -> list[Image.Image]:
         seeds = [derived_seed(self.seed, i) for i in range(len(self.prompts))]
-        drawn = self.model.draw(
-            unet, self.prompts, seeds, progress=f"drawing {name}", **self.options
+        images = self.model.generate(
+            unet, self.prompts, seeds, progress=f"generating {name}", **self.options
         )
-        for path, picture in zip(self._files(name), drawn, strict=True):
-            with replacing(path) as beside:
-                picture.save(beside)
-        return drawn
+        for path, image in zip(self._files(name), images, strict=True):
+            with replacing(path) as temporary:
+                image.save(temporary)
+        return images
 
     def _files(self, name: str) -> list[str]:
-        places = (self.folder / FOLDER / name / f"{i:03}.png" for i in range(len(self.prompts)))
-        return [str(place) for place in places]
+        folder = self.folder / FOLDER / name
+        return [str(folder / f"{i:03}.png") for i in range(len(self.prompts))]
+
+
+def mean_change(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> float:
+    """Returns the mean absolute difference of paired images, as a share of the range."""
+    differences = [
+        np.abs(np.asarray(a, dtype=np.float64) - np.asarray(b)).mean() / 255
+        for a, b in zip(before, after, strict=True)
+    ]
+    return float(np.mean(differences))
+
+
+def _track(trainer: DiffusionTrainer, images: Sequence[Image.Image]) -> None:
+    """Sends images to the trackers that take any."""
+    for tracker in trainer.accelerator.trackers:
+        if hasattr(tracker, "log_images"):
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            stacked = np.stack([np.asarray(image) for image in images])
+            tracker.log_images({"validation": stacked}, step=trainer.step, **layout)

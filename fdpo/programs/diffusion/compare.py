@@ -1,33 +1,31 @@
-"""Compares two text-to-image models on prompts: pictures from the same noise, scorers' win rates.
+"""Compares two text-to-image models on prompts: images from the same noise, win rates of scorers.
 
     python diffusion/compare.py --model runs/sd-jsd --prompts prompts.txt --scorers pickscore clip
 
-The reference is by default the pipeline that the model was trained from. The folder it makes holds
-the pictures, a page and a sheet that show them side by side, and the figures.
+The reference is by default the pipeline that the model was trained from. The output folder holds
+the images, a page and a sheet that show them side by side, and the metrics.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from fdpo import runs
 from fdpo.cli import arguments
-from fdpo.diffusion.text_to_image.compare import draw_sheet, table, win_rates, write_page
-from fdpo.diffusion.text_to_image.pipeline import (
-    GUIDANCE,
-    STEPS,
-    StableDiffusion,
-    base_of,
-    load_trained,
-)
-from fdpo.diffusion.text_to_image.prompts import read_prompts
-from fdpo.diffusion.text_to_image.scorers import get_image_scorer
+from fdpo.cli.program import training_run
+from fdpo.diffusion.text_to_image.config import GUIDANCE, STEPS
+from fdpo.diffusion.text_to_image.win_rates import win_rate_table, win_rates
+from fdpo.preferences.prompts import read_prompts
 from fdpo.runs.distributed import partial_state
 from fdpo.runs.seeds import derived_seed
+
+if TYPE_CHECKING:  # importing diffusers takes seconds, which --help and usage errors do without
+    from fdpo.diffusion.text_to_image.pipeline import StableDiffusion
+    from fdpo.scorers import Scorer
+
+PROGRAM = "compare.py"
 
 
 @dataclass
@@ -36,29 +34,29 @@ class CompareArguments:
 
     model: str = field(metadata={"help": "policy: run folder, or hub id or folder of a pipeline"})
     prompts: str = field(
-        metadata={"help": "a .txt file with one a line, or a file with a column caption or prompt"}
+        metadata={"help": "a .txt file, one per line, or a file with a column caption or prompt"}
     )
     reference: str | None = field(
-        default=None, metadata={"help": "default: what --model was trained from"}
+        default=None, metadata={"help": "default: the pipeline that --model was trained from"}
     )
-    num_prompts: int | None = field(default=None, metadata={"help": "the first so many prompts"})
-    samples: int = field(default=1, metadata={"help": "pictures of a prompt"})
+    num_prompts: int | None = field(default=None, metadata={"help": "use the first prompts only"})
+    samples: int = field(default=1, metadata={"help": "images per prompt"})
     scorers: list[str] = field(
         default_factory=lambda: ["pickscore"],
         metadata={"help": "pickscore, clip, aesthetics (or =MODEL), package.module:function"},
     )
-    num_inference_steps: int = field(
-        default=STEPS, metadata={"help": "evaluations of the model a picture"}
-    )
+    num_inference_steps: int = field(default=STEPS, metadata={"help": "denoising steps per image"})
     guidance_scale: float = field(default=GUIDANCE, metadata={"help": "1: none"})
     resolution: int | None = field(default=None, metadata={"help": "pixels; default: the model's"})
-    batch_size: int = field(default=4, metadata={"help": "pictures drawn at a time"})
+    batch_size: int = field(default=4, metadata={"help": "images generated at a time"})
     dtype: str = field(default="float32", metadata={"help": "of the models: float32, bfloat16 …"})
     sheet_rows: int = field(default=16, metadata={"help": "pairs on the PNG sheet"})
     seed: int = field(default=0, metadata={"help": "of the noise"})
-    output_dir: str = field(default="runs/sd-comparison", metadata={"help": "folder to make"})
+    output_dir: str = field(default="runs/sd-comparison", metadata={"help": "output folder"})
 
     def __post_init__(self) -> None:
+        import torch
+
         for name in ("samples", "num_inference_steps", "batch_size", "sheet_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
@@ -66,55 +64,101 @@ class CompareArguments:
             raise ValueError(f"--dtype {self.dtype}: torch has no such dtype")
 
 
-def draw(
-    own: CompareArguments, model: StableDiffusion, prompts: list[str], folder: Path, name: str
+def load_prompts(args: CompareArguments) -> list[str]:
+    """Returns the prompt of each image."""
+    prompts = read_prompts(args.prompts, args.num_prompts, captions=True)
+    return [prompt for prompt in prompts for _ in range(args.samples)]
+
+
+def load_scorers(args: CompareArguments) -> dict[str, Scorer]:
+    """Loads the scorers by name."""
+    from fdpo.diffusion.text_to_image.scorers import get_image_scorer
+
+    return {name: get_image_scorer(name, partial_state().device) for name in args.scorers}
+
+
+def model_names(args: CompareArguments) -> dict[str, str]:
+    """Returns the models' names by role, ``policy`` and ``reference``."""
+    from fdpo.diffusion.text_to_image.pipeline import base_model
+
+    return {"policy": args.model, "reference": args.reference or base_model(args.model)}
+
+
+def load_models(args: CompareArguments, names: dict[str, str]) -> dict[str, StableDiffusion]:
+    """Loads the models by role."""
+    import torch
+
+    from fdpo.diffusion.text_to_image.pipeline import load_trained
+
+    device, dtype = partial_state().device, getattr(torch, args.dtype)
+    models = {role: load_trained(name, device, dtype) for role, name in names.items()}
+    if args.resolution is not None:
+        models["policy"].latent_shape(args.resolution)
+    return models
+
+
+def generate(
+    args: CompareArguments, model: StableDiffusion, prompts: list[str], folder: Path, role: str
 ) -> list[str]:
-    """Draws every prompt into ``pictures``; returns the paths within the folder."""
-    seeds = [derived_seed(own.seed, i) for i in range(len(prompts))]
-    drawn = model.draw(
-        model.unet, prompts, seeds, steps=own.num_inference_steps,
-        guidance_scale=own.guidance_scale, resolution=own.resolution, batch_size=own.batch_size,
-        progress=f"drawing {name}",
+    """Generates an image of every prompt into ``pictures``; returns the paths in the folder."""
+    seeds = [derived_seed(args.seed, i) for i in range(len(prompts))]
+    images = model.generate(
+        model.unet, prompts, seeds, steps=args.num_inference_steps,
+        guidance_scale=args.guidance_scale, resolution=args.resolution,
+        batch_size=args.batch_size, progress=f"generating {role}",
     )  # fmt: skip
-    paths = [f"pictures/{i:05}-{name}.png" for i in range(len(drawn))]
-    for path, picture in zip(paths, drawn, strict=True):
-        with runs.replacing(folder / path) as beside:
-            picture.save(beside)
+    paths = [f"pictures/{i:05}-{role}.png" for i in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        with runs.replacing(folder / path) as temporary:
+            image.save(temporary)
     return paths
 
 
+def write_report(
+    folder: Path,
+    prompts: list[str],
+    paths: dict[str, list[str]],
+    scores: dict[str, list[tuple[float, float]]],
+    table: str,
+    titles: tuple[str, str],
+    sheet_rows: int,
+) -> None:
+    """Writes ``index.html`` with all pairs and ``sheet.png`` with the first ones."""
+    from PIL import Image
+
+    from fdpo.diffusion.text_to_image.sheets import write_page, write_sheet
+
+    left, right = paths["reference"], paths["policy"]
+    write_page(folder / "index.html", prompts, left, right, scores, table, titles)
+    rows = slice(sheet_rows)
+    images, others = ([Image.open(folder / path) for path in side[rows]] for side in (left, right))
+    write_sheet(folder / "sheet.png", prompts[rows], images, others, titles)
+
+
 def main() -> None:
-    (own,) = arguments.parse(
+    (args,) = arguments.parse(
         (CompareArguments,),
-        program="compare.py",
+        program=PROGRAM,
         presets="diffusion",
         description=(__doc__ or "").split("\n")[0],
     )
-    device, dtype = partial_state().device, getattr(torch, own.dtype)
-    with arguments.usage_errors("compare.py"):
-        prompts = read_prompts(own.prompts, own.num_prompts)
-        scorers = {name: get_image_scorer(name, device) for name in own.scorers}
-        names = {"policy": own.model, "reference": own.reference or base_of(own.model)}
-        models = {label: load_trained(name, device, dtype) for label, name in names.items()}
-        if own.resolution is not None:
-            models["policy"].latent_shape(own.resolution)
-        options = arguments.resolved(own)
-        folder = runs.prepare(own.output_dir, options, overwrite=True)
-    asked = [prompt for prompt in prompts for _ in range(own.samples)]
-    paths = {label: draw(own, model, asked, folder, label) for label, model in models.items()}
-    files = {label: [str(folder / path) for path in found] for label, found in paths.items()}
-    figures, scores = win_rates(scorers, asked, files["policy"], files["reference"])
-    runs.write_json(folder / runs.METRICS, figures)
-    shown = table(own.scorers, figures)
-    titles = (names["reference"], names["policy"])
-    write_page(
-        folder / "index.html", asked, paths["reference"], paths["policy"], scores, shown, titles
-    )
-    rows = slice(own.sheet_rows)
-    left, right = ([Image.open(f) for f in files[label][rows]] for label in ("reference", "policy"))
-    draw_sheet(folder / "sheet.png", asked[rows], left, right, titles)
-    print(shown)
-    print(f"{folder} holds index.html, sheet.png and the pictures")
+    options = arguments.resolved(args)
+    with training_run(PROGRAM, args.output_dir, options, overwrite=True) as run:
+        prompts, scorers, names = load_prompts(args), load_scorers(args), model_names(args)
+        models = load_models(args, names)
+        run.start()
+        folder = run.folder
+        paths = {r: generate(args, model, prompts, folder, r) for r, model in models.items()}
+        policy, reference = (
+            [str(folder / path) for path in paths[role]] for role in ("policy", "reference")
+        )
+        metrics, scores = win_rates(scorers, prompts, policy, reference)
+        table = win_rate_table(args.scorers, metrics)
+        titles = names["reference"], names["policy"]
+        write_report(folder, prompts, paths, scores, table, titles, args.sheet_rows)
+        print(table)
+        print(f"images side by side: {folder / 'index.html'}, {folder / 'sheet.png'}")
+        run.finish(metrics)
 
 
 if __name__ == "__main__":

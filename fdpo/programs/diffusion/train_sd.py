@@ -1,45 +1,55 @@
-"""Trains Stable Diffusion on preference pairs with any f-divergence, and shows what it did.
+"""Trains Stable Diffusion on preference pairs with any f-divergence.
 
-    python diffusion/train_sd.py --config diffusion/configs/lora.yaml --dataset pairs/ --loss jsd
+    python diffusion/train_sd.py --config lora --dataset pairs/ --loss jsd
 
 Pairs are Pick-a-Pic's columns (a hub id or Parquet) or a folder with a JSONL file of {caption,
-chosen, rejected}. The run folder ends up with a LoRA or a pipeline that diffusers loads.
+chosen, rejected}. The run folder ends up with a LoRA or a pipeline that diffusers loads, images of
+base and policy from the same noise, and a model card.
 """
 
 from __future__ import annotations
 
 import os
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from fdpo import preferences, runs
+from fdpo import runs
 from fdpo.cli import arguments
-from fdpo.diffusion import DiffusionTrainer
-from fdpo.diffusion.text_to_image.config import StableDiffusionConfig
-from fdpo.diffusion.text_to_image.dataset import TextToImagePairs
-from fdpo.diffusion.text_to_image.feedback import relabelled
-from fdpo.diffusion.text_to_image.latents import LatentCache
-from fdpo.diffusion.text_to_image.pairs import SIDES, CaptionedPairs, load_pairs, readable
-from fdpo.diffusion.text_to_image.pipeline import GUIDANCE, STEPS, StableDiffusion, load, load_vae
-from fdpo.diffusion.text_to_image.save import CARD, push, save_finished, write_card
-from fdpo.diffusion.text_to_image.scorers import get_image_scorer
-from fdpo.diffusion.text_to_image.transforms import PairTransform
-from fdpo.diffusion.text_to_image.validation import Validation
-from fdpo.estimators.linearity import linearity_warning
+from fdpo.cli.fields import option_fields
+from fdpo.cli.program import training_run
+from fdpo.diffusion.text_to_image.config import GUIDANCE, STEPS, StableDiffusionConfig
 from fdpo.losses.config import RESETS
-from fdpo.runs.distributed import partial_state
+from fdpo.preferences.pairs import SIDES, PairingConfig, describe
+from fdpo.runs.distributed import is_main_process, partial_state
 
-OURS = (
-    "dataset, scorer, rule, k, k_top, min_gap, check_pictures, skip_unreadable, cache_latents, "
-    "cache_dir, num_validation_images, validation_scorers, ema_decay, lora_target_modules, "
-    "use_cpu, logging_steps, and in the last group all from loss to reference_cache"
+if TYPE_CHECKING:  # importing diffusers takes seconds, which --help and usage errors do without
+    from fdpo.diffusion import DiffusionTrainer
+    from fdpo.diffusion.text_to_image.dataset import TextToImagePairs
+    from fdpo.diffusion.text_to_image.pairs import CaptionedPairs
+    from fdpo.diffusion.text_to_image.pipeline import StableDiffusion
+    from fdpo.diffusion.text_to_image.validation import Validation
+
+PROGRAM = "train_sd.py"
+ALIASES = {"dataset": "dataset_name", "check_pictures": "check_images"}
+SHORT = {"dataset_name": "dataset"}
+
+# The options of diffusers' training scripts (examples/text_to_image, dreambooth, diffusion_dpo)
+# that this program has; every other one is fdpo's.
+DIFFUSERS_OPTIONS = frozenset(
+    """
+    pretrained_model_name_or_path pretrained_vae_model_name_or_path revision variant
+    dataset_split_name max_train_samples resolution random_flip random_crop
+    proportion_empty_prompts validation_prompts num_inference_steps guidance_scale validation_steps
+    output_dir max_train_steps train_batch_size gradient_accumulation_steps optimizer learning_rate
+    scale_lr lr_scheduler lr_warmup_steps adam_beta1 adam_beta2 adam_weight_decay adam_epsilon
+    max_grad_norm use_ema rank lora_alpha mixed_precision gradient_checkpointing
+    dataloader_num_workers checkpointing_steps checkpoints_total_limit resume_from_checkpoint
+    report_to seed push_to_hub hub_model_id
+""".split()
 )
-PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass
@@ -50,14 +60,14 @@ class ModelArguments:
         metadata={"help": "policy and reference, SD 1.x, 2.x or XL: hub id or folder of a pipeline"}
     )
     pretrained_vae_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "VAE in place of the pipeline's own"}
+        default=None, metadata={"help": "VAE that replaces the pipeline's"}
     )
     revision: str | None = field(default=None, metadata={"help": "of the hub's repository"})
     variant: str | None = field(default=None, metadata={"help": "of the weights' files: fp16 …"})
 
 
 @dataclass
-class DataArguments(preferences.PairingConfig):
+class DataArguments(PairingConfig):
     """Pairs."""
 
     dataset_name: str = field(
@@ -74,7 +84,7 @@ class DataArguments(preferences.PairingConfig):
     )
     random_flip: bool = field(default=True, metadata={"help": "flip half of the pairs"})
     random_crop: bool = field(
-        default=False, metadata={"help": "crop any_process, not in the middle"}
+        default=False, metadata={"help": "crop at random positions, not in the centre"}
     )
     proportion_empty_prompts: float = field(
         default=0.2, metadata={"help": "share of captions that are dropped, for guidance"}
@@ -82,18 +92,18 @@ class DataArguments(preferences.PairingConfig):
     scorer: str | None = field(
         default=None,
         metadata={
-            "help": "label the pairs anew: pickscore, clip, aesthetics (or one of them =MODEL), "
+            "help": "relabel the pairs: pickscore, clip, aesthetics (or one of them =MODEL), "
             "package.module:function of (captions, paths)"
         },
     )
-    check_pictures: bool = field(
-        default=True, metadata={"help": "decode every picture before training"}
+    check_images: bool = field(
+        default=True, metadata={"help": "decode every image before training"}
     )
     skip_unreadable: bool = field(
-        default=False, metadata={"help": "drop pairs with a picture that cannot be read"}
+        default=False, metadata={"help": "drop pairs with an image that cannot be decoded"}
     )
     cache_latents: bool = field(
-        default=False, metadata={"help": "encode pictures and captions once, and keep them"}
+        default=False, metadata={"help": "encode images and captions once, and cache them"}
     )
     cache_dir: str = field(
         default="runs/cache", metadata={"help": "of latents and scores; runs share it"}
@@ -104,32 +114,32 @@ class DataArguments(preferences.PairingConfig):
         if not self.dataset_name:
             raise ValueError("--dataset is needed: a hub id, a file or a folder of pairs")
         if not 0 <= self.proportion_empty_prompts < 1:
-            found = self.proportion_empty_prompts
-            raise ValueError(f"--proportion_empty_prompts must lie in [0, 1), got {found}")
+            share = self.proportion_empty_prompts
+            raise ValueError(f"--proportion_empty_prompts must be in [0, 1), got {share}")
         if self.max_train_samples is not None and self.max_train_samples < 1:
             raise ValueError(f"--max_train_samples must be above 0, got {self.max_train_samples}")
         if self.cache_latents and self.random_crop:
-            raise ValueError("--cache_latents: the crops of --random_crop cannot be kept")
-        if self.skip_unreadable and not self.check_pictures:
-            raise ValueError("--skip_unreadable has no effect with --check_pictures false")
+            raise ValueError("--cache_latents: random crops (--random_crop) cannot be cached")
+        if self.skip_unreadable and not self.check_images:
+            raise ValueError("--skip_unreadable has no effect with --check_images false")
 
 
 @dataclass
 class ValidationArguments:
-    """Pictures drawn in training."""
+    """Images generated during training."""
 
     validation_prompts: list[str] | None = field(
         default=None, metadata={"help": "prompts; default: captions of the data"}
     )
     num_validation_images: int = field(
-        default=4, metadata={"help": "pictures, of the prompts in turn; 0: none"}
+        default=4, metadata={"help": "images, of the prompts in turn; 0: none"}
     )
-    num_inference_steps: int = field(
-        default=STEPS, metadata={"help": "evaluations of the model a picture"}
+    num_inference_steps: int = field(default=STEPS, metadata={"help": "denoising steps per image"})
+    guidance_scale: float = field(
+        default=GUIDANCE, metadata={"help": "of classifier-free guidance; 1: none"}
     )
-    guidance_scale: float = field(default=GUIDANCE, metadata={"help": "of the drawing; 1: none"})
     validation_scorers: list[str] = field(
-        default_factory=list, metadata={"help": "scorers of base against policy"}
+        default_factory=list, metadata={"help": "scorers that compare policy and base"}
     )
 
     def __post_init__(self) -> None:
@@ -138,7 +148,7 @@ class ValidationArguments:
                 "--num_validation_images must be at least 0, --num_inference_steps at least 1"
             )
         if not self.num_validation_images and (self.validation_prompts or self.validation_scorers):
-            raise ValueError("--num_validation_images 0 leaves nothing to draw and to score")
+            raise ValueError("--num_validation_images 0 leaves nothing to generate and to score")
 
 
 @dataclass
@@ -152,70 +162,133 @@ class TrainConfig(StableDiffusionConfig):
         super().__post_init__()
 
 
+TYPES = (ModelArguments, DataArguments, ValidationArguments, TrainConfig)
+
+
 def check(
-    _: ModelArguments, data: DataArguments, drawing: ValidationArguments, training: TrainConfig
+    _: ModelArguments, data: DataArguments, validation: ValidationArguments, config: TrainConfig
 ) -> None:
-    """Refuses options that would have no effect together."""
-    if training.validation_steps and not drawing.num_validation_images:
+    """Raises ``ValueError`` for options that have no effect together."""
+    if config.validation_steps and not validation.num_validation_images:
         raise ValueError("--validation_steps has no effect with --num_validation_images 0")
 
 
-def load_model(own: ModelArguments, training: TrainConfig) -> StableDiffusion:
-    """Loads the pipeline; weights that stay as they are in the dtype that they are used in."""
-    half = PRECISIONS[training.mixed_precision]
-    return load(
-        own.pretrained_model_name_or_path, partial_state().device, dtype=half,
-        unet_dtype=half if training.rank else torch.float32,
-        vae=own.pretrained_vae_model_name_or_path, revision=own.revision, variant=own.variant,
+def description() -> str:
+    """Returns the description of the program, with the names of the options that are fdpo's."""
+    names = [option.name for one in TYPES for option in option_fields(one)]
+    ours = [SHORT.get(name, name) for name in names if name not in DIFFUSERS_OPTIONS]
+    return (
+        f"{(__doc__ or '').splitlines()[0]} fdpo's own options are {', '.join(ours)}; the others "
+        "have the names and meanings of diffusers' training scripts."
+    )
+
+
+def load_model(args: ModelArguments, config: TrainConfig) -> StableDiffusion:
+    """Loads the pipeline; frozen weights are in the dtype of ``--mixed_precision``."""
+    import torch
+
+    from fdpo.diffusion.text_to_image.pipeline import load_pipeline
+
+    dtypes = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    dtype = dtypes[config.mixed_precision]
+    return load_pipeline(
+        args.pretrained_model_name_or_path, partial_state().device, dtype=dtype,
+        unet_dtype=dtype if config.rank else torch.float32,
+        vae=args.pretrained_vae_model_name_or_path, revision=args.revision, variant=args.variant,
     )  # fmt: skip
 
 
-def load_data(own: DataArguments) -> CaptionedPairs:
-    """Loads the pairs, looks at their pictures, and lets the scorer label them."""
-    pairs, counts = load_pairs(
-        own.dataset_name, own.dataset_split_name, rank=own, labelled=own.scorer is None,
-        limit=own.max_train_samples,
+def load_pairs(args: DataArguments) -> CaptionedPairs:
+    """Loads the pairs, checks their images, and relabels them if there is a scorer."""
+    from fdpo.diffusion.text_to_image.image_checks import check_images
+    from fdpo.diffusion.text_to_image.load_pairs import load_captioned_pairs
+    from fdpo.diffusion.text_to_image.relabel import relabelled
+    from fdpo.diffusion.text_to_image.scorers import get_image_scorer
+
+    pairs, counts = load_captioned_pairs(
+        args.dataset_name, args.dataset_split_name, pairing=args, labelled=args.scorer is None,
+        limit=args.max_train_samples,
     )  # fmt: skip
-    if own.check_pictures:
-        pairs, counts["unreadable"] = readable(pairs, skip=own.skip_unreadable)
-    if own.scorer is not None:
-        scorer = get_image_scorer(own.scorer, partial_state().device)
-        pairs, scored = relabelled(pairs, scorer, own.scorer, own.cache_dir)
-        counts["ties"] = scored["ties"]
-    if partial_state().is_main_process:
-        print(preferences.describe({**counts, "made": len(pairs)}))
+    if args.check_images:
+        pairs, counts["unreadable"] = check_images(pairs, skip_unreadable=args.skip_unreadable)
+    if args.scorer is not None:
+        scorer = get_image_scorer(args.scorer, partial_state().device)
+        pairs, relabelling = relabelled(pairs, scorer, args.scorer, args.cache_dir)
+        counts["ties"] = relabelling["ties"]
+    if is_main_process():
+        print(describe({**counts, "made": len(pairs)}))
     return pairs
 
 
 def make_validation(
-    own: ValidationArguments, model: StableDiffusion, pairs: CaptionedPairs, resolution: int,
-    training: TrainConfig,
+    args: ValidationArguments, model: StableDiffusion, pairs: CaptionedPairs, resolution: int,
+    config: TrainConfig,
 ) -> Validation | None:  # fmt: skip
-    """Says what is drawn in training, if anything is."""
-    if not own.num_validation_images:
+    """Returns the validation that the options ask for, ``None`` without validation images."""
+    from fdpo.diffusion.text_to_image.scorers import get_image_scorer
+    from fdpo.diffusion.text_to_image.validation import Validation
+
+    if not args.num_validation_images:
         return None
     captions = dict.fromkeys(pairs.caption(i) for i in range(min(len(pairs), 1000)))
-    prompts = own.validation_prompts or list(captions)
-    options = {"steps": own.num_inference_steps, "guidance_scale": own.guidance_scale}
+    prompts = args.validation_prompts or list(captions)
+    device = partial_state().device
     return Validation(
         model,
-        [prompts[i % len(prompts)] for i in range(own.num_validation_images)],
-        Path(str(training.output_dir)),
-        training.seed,
-        {name: get_image_scorer(name, partial_state().device) for name in own.validation_scorers},
-        options | {"resolution": resolution},
+        [prompts[i % len(prompts)] for i in range(args.num_validation_images)],
+        Path(str(config.output_dir)),
+        config.seed,
+        {name: get_image_scorer(name, device) for name in args.validation_scorers},
+        {
+            "steps": args.num_inference_steps,
+            "guidance_scale": args.guidance_scale,
+            "resolution": resolution,
+        },
     )
 
 
-def report(
-    trainer: DiffusionTrainer, training: TrainConfig, validation: Validation | None
+def make_pair_dataset(
+    args: DataArguments, model: StableDiffusion, pairs: CaptionedPairs, resolution: int,
+    config: TrainConfig,
+) -> TextToImagePairs:  # fmt: skip
+    """Returns the training pairs, with their cache of latents if the options ask for one."""
+    from fdpo.diffusion.text_to_image.dataset import TextToImagePairs
+    from fdpo.diffusion.text_to_image.latents import LatentCache
+    from fdpo.diffusion.text_to_image.transforms import PairTransform
+
+    transform = PairTransform(resolution, args.random_flip, args.random_crop)
+    return TextToImagePairs(
+        pairs, model, transform,
+        empty_prompts=args.proportion_empty_prompts,
+        cache=LatentCache(args.cache_dir, model, transform) if args.cache_latents else None,
+        sides=SIDES if config.compares else SIDES[:1],
+    )  # fmt: skip
+
+
+def save(
+    trainer: DiffusionTrainer, model: StableDiffusion, folder: Path, args: ModelArguments
+) -> list[str]:
+    """Saves the trained model; returns the names of what was written."""
+    from fdpo.diffusion.text_to_image.pipeline import load_vae
+    from fdpo.diffusion.text_to_image.save import save_trained
+
+    source: dict[str, Any] = {"revision": args.revision, "variant": args.variant}
+    if args.pretrained_vae_model_name_or_path:
+        source["vae"] = load_vae(args.pretrained_vae_model_name_or_path)
+    return save_trained(trainer, model, folder, **source)
+
+
+def evaluate(
+    trainer: DiffusionTrainer, config: TrainConfig, validation: Validation | None
 ) -> dict[str, float]:
-    """Returns the figures of a finished run, and says what they mean."""
+    """Returns the metrics of a finished run and prints them, with a warning about κ if needed."""
+    from fdpo.estimators.linearity import linearity_warning
+
     quantiles = trainer.quantiles()
     metrics = {"steps": trainer.step, "train_seconds": trainer.seconds, **quantiles}
-    metrics["pairs_per_second"] = trainer.step * training.pairs_per_update / trainer.seconds
+    metrics["pairs_per_second"] = trainer.step * config.pairs_per_update / trainer.seconds
     if validation is not None:
-        metrics |= validation.draw(trainer.finished(), trainer)
+        metrics |= validation.compare(trainer.finished(), trainer)
     for name, value in metrics.items():
         print(f"{name:28} {value:.5g}")
     if warning := linearity_warning(trainer.divergence, quantiles):
@@ -224,65 +297,56 @@ def report(
 
 
 def main() -> None:
-    own, data, drawing, training = arguments.parse(
-        (ModelArguments, DataArguments, ValidationArguments, TrainConfig),
-        program="train_sd.py",
-        presets="diffusion",
-        description=f"{(__doc__ or '').splitlines()[0]} fdpo's own options are {OURS}; the others "
-        "have the names and meanings of diffusers' training scripts.",
-        aliases={"dataset": "dataset_name"},
-        resets=RESETS,
-        check=check,
-    )
-    if training.use_cpu:
+    model_args, data_args, validation_args, config = arguments.parse(
+        TYPES, program=PROGRAM, presets="diffusion", description=description(), aliases=ALIASES,
+        resets=RESETS, check=check,
+    )  # fmt: skip
+    if config.use_cpu:
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    with arguments.usage_errors("train_sd.py"):
-        resume = training.resume_from_checkpoint
-        checkpoint = runs.checkpoint(training.output_dir, resume)
-        options = arguments.resolved(own, data, drawing, training)
-        runs.require_free(training.output_dir, options, resume=resume)
-        model = load_model(own, training)
-        resolution = data.resolution or model.resolution
+    options = arguments.resolved(model_args, data_args, validation_args, config)
+    resume = config.resume_from_checkpoint
+    with training_run(
+        PROGRAM, str(config.output_dir), options, resume=resume, aliases=ALIASES
+    ) as run:
+        from fdpo.diffusion import DiffusionTrainer
+        from fdpo.diffusion.text_to_image.card import CARD, write_card
+
+        model = load_model(model_args, config)
+        resolution = data_args.resolution or model.resolution
         model.latent_shape(resolution)
-        pairs = load_data(data)
-        validation = make_validation(drawing, model, pairs, resolution, training)
-        framing = PairTransform(resolution, data.random_flip, data.random_crop)
-        sides = SIDES if training.compares else SIDES[:1]
-        cache = LatentCache(data.cache_dir, model, framing) if data.cache_latents else None
-        prepared = TextToImagePairs(
-            pairs, model, framing,
-            empty_prompts=data.proportion_empty_prompts, cache=cache, sides=sides,
-        )  # fmt: skip
+        pairs = load_pairs(data_args)
+        validation = make_validation(validation_args, model, pairs, resolution, config)
+        dataset = make_pair_dataset(data_args, model, pairs, resolution, config)
         trainer = DiffusionTrainer(
-            model.unet, model.process, prepared, training, encode=prepared.encode
+            model.unet, model.process, dataset, config, encode=dataset.encode
         )
-        folder = runs.prepare(training.output_dir, options, resume=resume)
-    if cache is not None:
-        cache.fill(pairs, sides=sides, captions=[""])
-    if validation is not None and trainer.accelerator.is_main_process:
-        validation.draw_base()
-    with runs.recording_nonfinite(folder):
-        trainer.train(checkpoint, partial(validation.draw, trainer=trainer) if validation else None)
-    if trainer.interrupts.stopped:
-        print(f"stopped at step {trainer.step}; --resume_from_checkpoint last goes on")
-        sys.exit(130)
-    source: dict[str, Any] = {"revision": own.revision, "variant": own.variant}
-    if own.pretrained_vae_model_name_or_path:
-        source["vae"] = load_vae(own.pretrained_vae_model_name_or_path)
-    names = save_finished(trainer, model, folder, **source)
-    if trainer.accelerator.is_main_process:
-        metrics = report(trainer, training, validation)
-        sheet = f"validation/step-{trainer.step}.png" if validation else None
-        write_card(
-            folder, own.pretrained_model_name_or_path, training,
-            data=data.dataset_name, metrics=metrics, pictures=sheet,
-        )  # fmt: skip
-        runs.write_json(folder / runs.METRICS, metrics)
-        print(f"run folder: {folder}")
-        if training.push_to_hub:
-            files = [*names, CARD, *([sheet] if sheet else [])]
-            print("uploaded to", push(folder, training.hub_model_id or folder.name, files))
-    trainer.accelerator.end_training()
+        run.start()
+        dataset.fill_cache()
+        if validation is not None and is_main_process():
+            validation.generate_base()
+        validate = partial(validation.compare, trainer=trainer) if validation else None
+        trainer.train(run.checkpoint, validate)
+        run.exit_if(trainer.interrupts.stopped, trainer.step)
+        names = save(trainer, model, run.folder, model_args)
+        if is_main_process():
+            metrics = evaluate(trainer, config, validation)
+            sheet = f"validation/step-{trainer.step}.png" if validation else None
+            write_card(
+                run.folder, model_args.pretrained_model_name_or_path, config,
+                data=data_args.dataset_name, metrics=metrics, images=sheet,
+            )  # fmt: skip
+            run.finish(metrics)
+            if config.push_to_hub:
+                push(run.folder, config.hub_model_id, [*names, CARD, *([sheet] if sheet else [])])
+        trainer.accelerator.end_training()
+
+
+def push(folder: Path, hub_id: str | None, names: Sequence[str]) -> None:
+    """Uploads files and folders of a run folder to the hub."""
+    from fdpo.runs.hub import upload
+
+    patterns = [pattern for name in names for pattern in (name, f"{name}/*")]
+    print("uploaded to", upload(folder, hub_id or folder.name, patterns))
 
 
 if __name__ == "__main__":

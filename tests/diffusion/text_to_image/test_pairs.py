@@ -1,4 +1,4 @@
-"""Pick-a-Pic's columns and files that rows name: what is read, counted and refused."""
+"""Captioned pairs of Pick-a-Pic's columns and of image paths: loading, counts, errors, checks."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fdpo.diffusion.text_to_image.pairs import load_pairs, readable
+from fdpo.diffusion.text_to_image.image_checks import check_images
+from fdpo.diffusion.text_to_image.load_pairs import load_captioned_pairs
 from fdpo.preferences.pairs import PairingConfig
 from fdpo.runs.rows import write_rows
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
 
 
@@ -39,50 +40,50 @@ def parquet(folder: Path, *rows: dict[str, Any]) -> str:
 
 
 def test_labels_say_which_side_won(tmp_path: Path) -> None:
-    pairs, counts = load_pairs(parquet(tmp_path, row(1.0), row(0.5), row(0.0, "a dog")))
+    pairs, counts = load_captioned_pairs(parquet(tmp_path, row(1.0), row(0.5), row(0.0, "a dog")))
     assert (pairs.caption(0), pairs.caption(1)) == ("a cat", "a dog")
     assert [pairs.read(i, "chosen") for i in (0, 1)] == [RED, BLUE]
     assert [pairs.read(i, "rejected") for i in (0, 1)] == [BLUE, RED]
     assert pairs.where(1, "chosen").endswith("pick.parquet, row 3, jpg_1")
     assert counts == {"candidates": 3, "ties": 1, "made": 2}
-    anew, counts = load_pairs(parquet(tmp_path, row(1.0), row(0.5)), labelled=False)
-    assert len(anew) == 2 and not counts["ties"]
-    first, _ = load_pairs(parquet(tmp_path, *[row()] * 5), limit=2)
+    unlabelled, counts = load_captioned_pairs(parquet(tmp_path, row(1.0), row(0.5)), labelled=False)
+    assert len(unlabelled) == 2 and not counts["ties"]
+    first, _ = load_captioned_pairs(parquet(tmp_path, *[row()] * 5), limit=2)
     assert len(first) == 2
 
 
-def test_folders_of_parquet_and_pictures_that_are_known_as_such(tmp_path: Path) -> None:
+def test_folders_of_parquet_and_columns_of_images(tmp_path: Path) -> None:
     from datasets import Dataset, Features, Value
-    from datasets import Image as Picture
+    from datasets import Image as ImageColumn
 
-    kinds = Features(
-        jpg_0=Picture(), jpg_1=Picture(), label_0=Value("float64"), caption=Value("string"),
+    features = Features(
+        jpg_0=ImageColumn(), jpg_1=ImageColumn(), label_0=Value("float64"), caption=Value("string"),
         has_label=Value("bool"),
     )  # fmt: skip
     rows = [
-        {**row(), "jpg_0": {"bytes": RED}, "jpg_1": {"bytes": BLUE}, "has_label": told}
-        for told in (True, False)
+        {**row(), "jpg_0": {"bytes": RED}, "jpg_1": {"bytes": BLUE}, "has_label": labelled}
+        for labelled in (True, False)
     ]
     (tmp_path / "data").mkdir()
-    Dataset.from_list(rows, features=kinds).to_parquet(tmp_path / "data/part-0.parquet")
-    pairs, counts = load_pairs(str(tmp_path))
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "data/part-0.parquet")
+    pairs, counts = load_captioned_pairs(str(tmp_path))
     assert pairs.read(0, "chosen") == RED and len(pairs) == 1 and counts["unlabelled"] == 1
 
 
 def folder(place: Path, *rows: dict[str, Any]) -> str:
     for name, data in (("red.png", RED), ("blue.png", BLUE), ("torn.png", RED[:50])):
         (place / name).write_bytes(data)
-    (place / "train.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    (place / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(place)
 
 
-def test_files_that_rows_name(tmp_path: Path) -> None:
+def test_rows_of_image_paths(tmp_path: Path) -> None:
     rows = [
         {"caption": "a cat", "chosen": "red.png", "rejected": "blue.png"},
         {"prompt": "a dog", "chosen": "blue.png", "rejected": "red.png"},
         {"prompt": "a dog", "chosen": "blue.png", "rejected": "blue.png"},
     ]
-    pairs, counts = load_pairs(folder(tmp_path, *rows))
+    pairs, counts = load_captioned_pairs(folder(tmp_path, *rows))
     assert [pairs.caption(i) for i in (0, 1)] == ["a cat", "a dog"]
     assert pairs.read(1, "chosen") == BLUE and pairs.read(1, "rejected") == RED
     assert len(pairs) == 2 and counts["equal_texts"] == 1
@@ -91,26 +92,28 @@ def test_files_that_rows_name(tmp_path: Path) -> None:
 def test_scored_candidates_become_pairs(tmp_path: Path) -> None:
     names = ["red.png", "blue.png", "torn.png"]
     group = {"caption": "a cat", "completions": names, "scores": [0.1, 0.9, 0.5]}
-    pairs, counts = load_pairs(folder(tmp_path, group), rank=PairingConfig(rule="best_worst"))
+    pairs, counts = load_captioned_pairs(
+        folder(tmp_path, group), pairing=PairingConfig(rule="best_worst")
+    )
     assert len(pairs) == 1 and pairs.read(0, "chosen") == BLUE and pairs.read(0, "rejected") == RED
-    everything, _ = load_pairs(folder(tmp_path, group), rank=PairingConfig(rule="all"))
+    everything, _ = load_captioned_pairs(folder(tmp_path, group), pairing=PairingConfig(rule="all"))
     assert len(everything) == 3
 
 
-def test_every_picture_is_looked_at(tmp_path: Path) -> None:
+def test_every_image_is_checked(tmp_path: Path) -> None:
     rows = [row(), row(jpg_1=RED[:50]), row(0.5), row(jpg_0=None)]
-    pairs, _ = load_pairs(parquet(tmp_path, *rows))
+    pairs, _ = load_captioned_pairs(parquet(tmp_path, *rows))
     with pytest.raises(
         ValueError, match=r"row 2, jpg_1: cannot be read .*\(and 1 other pairs\); --skip_unreadable"
     ):
-        readable(pairs)
-    kept, dropped = readable(pairs, skip=True)
-    assert len(kept) == 1 and dropped == 2 and kept.read(0, "chosen") == RED
+        check_images(pairs)
+    readable, dropped = check_images(pairs, skip_unreadable=True)
+    assert len(readable) == 1 and dropped == 2 and readable.read(0, "chosen") == RED
     torn = {"caption": "a", "chosen": "red.png", "rejected": "torn.png"}
     with pytest.raises(ValueError, match=r"train.jsonl, row 1, torn.png: cannot be read"):
-        readable(load_pairs(folder(tmp_path, torn))[0])
+        check_images(load_captioned_pairs(folder(tmp_path, torn))[0])
     with pytest.raises(ValueError, match="no pair is left"):
-        readable(load_pairs(folder(tmp_path, torn))[0], skip=True)
+        check_images(load_captioned_pairs(folder(tmp_path, torn))[0], skip_unreadable=True)
 
 
 WRONG_TABLES = [
@@ -126,7 +129,7 @@ WRONG_TABLES = [
 @pytest.mark.parametrize(("rows", "message"), WRONG_TABLES, ids=lambda v: str(v)[:20])
 def test_wrong_tables(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        load_pairs(parquet(tmp_path, *rows))
+        load_captioned_pairs(parquet(tmp_path, *rows))
     assert "\n" not in str(caught.value)
 
 
@@ -144,10 +147,10 @@ WRONG_FOLDERS = [
 @pytest.mark.parametrize(("second", "message"), WRONG_FOLDERS, ids=lambda v: str(v)[:30])
 def test_wrong_folders(tmp_path: Path, second: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"train.jsonl, {message}"):
-        load_pairs(folder(tmp_path, PAIR, second))
+        load_captioned_pairs(folder(tmp_path, PAIR, second))
 
 
-def test_sources_that_are_none(tmp_path: Path) -> None:
+def test_sources_that_do_not_exist(tmp_path: Path) -> None:
     for name, message in [
         ("nowhere.parquet", "no such file"),
         ("nowhere.jsonl", "no such file"),
@@ -156,9 +159,9 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         (str(tmp_path), r"neither train.jsonl nor \*.parquet"),
     ]:
         with pytest.raises(ValueError, match=message):
-            load_pairs(name)
+            load_captioned_pairs(name)
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(ValueError, match="torn.parquet: cannot be loaded"):
-        load_pairs(str(tmp_path / "torn.parquet"))
+        load_captioned_pairs(str(tmp_path / "torn.parquet"))
     with pytest.raises(ValueError, match="rule would only rank scored groups"):
-        load_pairs(parquet(tmp_path, row()), rank=PairingConfig(rule="all"))
+        load_captioned_pairs(parquet(tmp_path, row()), pairing=PairingConfig(rule="all"))

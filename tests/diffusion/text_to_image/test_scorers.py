@@ -1,4 +1,4 @@
-"""Scorers of pictures against their models' own outputs, and AI feedback on pairs and prompts."""
+"""Scorers of images against the outputs of their models, and relabelled pairs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fdpo.diffusion.text_to_image.feedback import identity, relabelled
-from fdpo.diffusion.text_to_image.pairs import load_pairs
+from fdpo.diffusion.text_to_image.load_pairs import load_captioned_pairs
+from fdpo.diffusion.text_to_image.relabel import relabelled, scorer_key
 from fdpo.diffusion.text_to_image.scorers import AestheticsModel, get_image_scorer
 
 Clip = Callable[[str], str]
@@ -27,44 +27,44 @@ def clip(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Callable[[Path, st
 
 
 @pytest.fixture
-def pictures(pair_folder: Path) -> list[str]:
+def paths(pair_folder: Path) -> list[str]:
     return sorted(str(path) for path in pair_folder.glob("*.png"))[:5]
 
 
-def test_clip_and_pickscore_are_the_models_own_logits(clip: Clip, pictures: list[str]) -> None:
+def test_clip_and_pickscore_are_the_models_own_logits(clip: Clip, paths: list[str]) -> None:
     from transformers import CLIPModel, CLIPProcessor
 
     name = clip("clip")
     captions = ["a cat", "a dog", "", "a fox", "a cat"]
     model, processor = CLIPModel.from_pretrained(name), CLIPProcessor.from_pretrained(name)
-    images = [Image.open(path) for path in pictures]
+    images = [Image.open(path) for path in paths]
     inputs = processor(text=captions, images=images, return_tensors="pt", padding=True)
     with torch.no_grad():
         logits = model(**inputs).logits_per_image.diagonal()
     for kind in ("clip", "pickscore"):
-        scores = get_image_scorer(f"{kind}={name}")(captions, pictures)
+        scores = get_image_scorer(f"{kind}={name}")(captions, paths)
         torch.testing.assert_close(torch.tensor(scores), logits, rtol=1e-4, atol=1e-4)
     assert logits.std() > 0.01
 
 
-def test_long_captions_are_cut(clip: Clip, pictures: list[str]) -> None:
+def test_long_captions_are_cut(clip: Clip, paths: list[str]) -> None:
     scorer = get_image_scorer(f"clip={clip('clip')}")
-    assert scorer(["x" * 500], pictures[:1]) == pytest.approx(scorer(["x" * 400], pictures[:1]))
+    assert scorer(["x" * 500], paths[:1]) == pytest.approx(scorer(["x" * 400], paths[:1]))
 
 
-def test_aesthetics_is_the_head_on_the_pictures_direction(clip: Clip, pictures: list[str]) -> None:
+def test_aesthetics_is_the_head_on_the_pictures_direction(clip: Clip, paths: list[str]) -> None:
     from transformers import CLIPImageProcessor
 
     name = clip("aesthetics")
     model: Any = AestheticsModel.from_pretrained(name).eval()
     inputs = CLIPImageProcessor.from_pretrained(name)(
-        images=[Image.open(path) for path in pictures], return_tensors="pt"
+        images=[Image.open(path) for path in paths], return_tensors="pt"
     )
     with torch.no_grad():
         embeds = torch.nn.functional.normalize(model(**inputs).image_embeds, dim=1)
         for index in (0, 2, 4, 6, 7):  # where the published weights have them
             embeds = model.layers[index](embeds)
-    scores = get_image_scorer(f"aesthetics={name}")(["any"] * 5, pictures)
+    scores = get_image_scorer(f"aesthetics={name}")(["any"] * 5, paths)
     torch.testing.assert_close(torch.tensor(scores), embeds[:, 0], rtol=1e-4, atol=1e-5)
 
 
@@ -92,14 +92,14 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_pairs_are_labelled_by_a_scorer_that_sees_each_picture_once(
     own: Any, pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fdpo.diffusion.text_to_image.feedback.PART", 6)
+    monkeypatch.setattr("fdpo.diffusion.text_to_image.relabel.PART", 6)
     rows = [json.loads(line) for line in (pair_folder / "train.jsonl").read_text().splitlines()]
     for i in (1, 4):  # the blue one is said to have won
         rows[i]["chosen"], rows[i]["rejected"] = rows[i]["rejected"], rows[i]["chosen"]
     rows += [rows[0] | {"rejected": rows[3]["rejected"]}, {**rows[2], "rejected": "copy.png"}]
     (pair_folder / "copy.png").write_bytes((pair_folder / rows[2]["chosen"]).read_bytes())
     (pair_folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pairs, _ = load_pairs(str(pair_folder))
+    pairs, _ = load_captioned_pairs(str(pair_folder))
     spec = "own_pictures:redness"
     found, counts = relabelled(pairs, get_image_scorer(spec), spec, tmp_path / "cache")
     assert counts == {"candidates": 10, "ties": 1, "made": 9}
@@ -109,19 +109,21 @@ def test_pairs_are_labelled_by_a_scorer_that_sees_each_picture_once(
     assert [len(call) for call in own.calls] == [6, 6, 5]
     again, _ = relabelled(pairs, get_image_scorer(spec), spec, tmp_path / "cache")
     assert again.winners == found.winners and len(own.calls) == 3
-    with pytest.raises(ValueError, match="own_pictures:same: scores both pictures of all 10 pairs"):
+    with pytest.raises(ValueError, match="own_pictures:same: scores both images of all 10 pairs"):
         relabelled(pairs, get_image_scorer("own_pictures:same"), "own_pictures:same", tmp_path)
 
 
 def test_kept_scores_belong_to_the_scorers_code(own: Any, tmp_path: Path, clip: Clip) -> None:
-    before = identity("own_pictures:redness")
-    assert before != identity("own_pictures:same") and before == identity("own_pictures:redness")
+    before = scorer_key("own_pictures:redness")
+    assert before != scorer_key("own_pictures:same") and before == scorer_key(
+        "own_pictures:redness"
+    )
     (tmp_path / "own_pictures.py").write_text(OWN + "\n")
-    assert identity("own_pictures:redness") != before
-    assert identity(f"clip={clip('clip')}") != identity(f"clip={clip('aesthetics')}")
+    assert scorer_key("own_pictures:redness") != before
+    assert scorer_key(f"clip={clip('clip')}") != scorer_key(f"clip={clip('aesthetics')}")
 
 
-def test_wrong_scorers(clip: Clip, tmp_path: Path, own: Any, pictures: list[str]) -> None:
+def test_wrong_scorers(clip: Clip, tmp_path: Path, own: Any) -> None:
     for spec, message in [
         ("beauty", "neither pickscore, clip, aesthetics nor package.module:function"),
         ("clip=./nowhere", "no such folder, and no hub id"),

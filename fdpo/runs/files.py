@@ -1,0 +1,71 @@
+"""Files that appear whole or not at all: written beside their place and renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yields a path beside ``path`` to write to: renamed at the end, removed on an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes ``text`` in UTF-8."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes ``value`` as indented JSON; scalars of torch and numpy as numbers, paths as text."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n")
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
+    """Writes one JSON object a line, from any iterable."""
+    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Returns the contents of a JSON file; a ``ValueError`` names the file and the broken line."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file: {error}") from None
+
+
+def to_plain(value: Any) -> Any:
+    """Returns a value as :func:`write_json` and :func:`read_json` would give it back."""
+    return json.loads(json.dumps(value, default=_plain))
+
+
+def file_name(text: str) -> str:
+    """Returns ``text`` with every character that does not suit a file's name as an underscore.
+
+    Example:
+        >>> file_name("0.7*js + 0.3*reverse_kl")
+        '0.7_js_+_0.3_reverse_kl'
+    """
+    return re.sub(r"[^\w.+-]+", "_", text).lstrip(".")
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)

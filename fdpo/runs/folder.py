@@ -1,0 +1,231 @@
+"""Run folders: the record of how a run was started, its checkpoints and its metrics.
+
+A folder holds ``run.json`` (options, seed, versions, command lines), checkpoints while the run
+trains, and ``metrics.json`` once it has finished.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fdpo.runs.distributed import is_main_process
+from fdpo.runs.files import read_json, to_plain, write_json, write_text
+
+RECORD = "run.json"  # not config.json, which is the model's where save_pretrained writes
+METRICS = "metrics.json"
+NONFINITE = "diverged.txt"
+LOG = "log.jsonl"
+
+PACKAGES = "fdpo torch transformers trl peft datasets accelerate diffusers".split()
+
+_CHANGEABLE = re.compile(
+    "resume_from_checkpoint|output_dir|run_name|report_to|project|disable_tqdm|do_eval|local_rank"
+    "|per_device_eval_batch_size|(log|logging|save|eval|hub|push_to_hub|trackio|ddp)(_.*)?"
+    "|dataloader_(num_workers|prefetch_factor|pin_memory|persistent_workers)"
+)
+
+
+def may_change(option: str) -> bool:
+    """Returns whether a resumed run may change an option, because training does not depend on it.
+
+    Example:
+        >>> may_change("logging_steps"), may_change("eval_samples"), may_change("beta")
+        (True, True, False)
+    """
+    return _CHANGEABLE.fullmatch(option) is not None
+
+
+def changes_metrics(option: str) -> bool:
+    """Returns whether a run's metrics depend on an option.
+
+    Example:
+        >>> changes_metrics("logging_steps"), changes_metrics("eval_samples")
+        (False, True)
+    """
+    return not may_change(option) or option.startswith("eval_")
+
+
+def prepare(
+    output_dir: str | Path,
+    options: Mapping[str, Any],
+    *,
+    resume: str | None = None,
+    overwrite: bool = False,
+    aliases: Mapping[str, str] | None = None,
+) -> Path:
+    """Creates the folder of a run and records in ``run.json`` how the run is started.
+
+    With several processes only the first checks and writes.
+
+    Arguments:
+        output_dir: The folder.
+        options: Every option of the program by name (:func:`fdpo.cli.arguments.resolved`).
+        resume: The value of ``--resume_from_checkpoint``: the run in the folder is resumed, with
+            the options it was started with except those that :func:`may_change`.
+        overwrite: Whether to replace a run in the folder, its checkpoints included.
+        aliases: Other names of options, which an older record may hold.
+
+    Raises:
+        ValueError: If the folder holds another run, or is no folder.
+    """
+    folder = Path(output_dir)
+    if not is_main_process():
+        return folder
+    previous = None if overwrite else require_free(folder, options, resume, aliases)
+    if overwrite and (folder / RECORD).exists():
+        _remove_run(folder)
+    commands = previous["commands"] if previous else []
+    write_json(folder / RECORD, _record(_plain_options(options), commands))
+    return folder
+
+
+def require_free(
+    output_dir: str | Path,
+    options: Mapping[str, Any],
+    resume: str | None = None,
+    aliases: Mapping[str, str] | None = None,
+) -> dict[str, Any] | None:
+    """Raises the errors of :func:`prepare` and writes nothing; returns the record to resume."""
+    folder = Path(output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output_dir {folder}: is a file, a folder is needed")
+    if not (folder / RECORD).exists():
+        return None
+    previous = read_json(folder / RECORD)
+    if not resume:
+        state = "finished" if (folder / METRICS).exists() else "unfinished"
+        raise ValueError(
+            f"--output_dir {folder} already holds a run ({state}): choose another --output_dir, "
+            "resume it with --resume_from_checkpoint last, or delete the folder"
+        )
+    names = aliases or {}
+    recorded = {names.get(name, name): value for name, value in previous["options"].items()}
+    _require_same(folder, recorded, _plain_options(options))
+    return previous
+
+
+def run_options(folder: str | Path) -> dict[str, Any]:
+    """Returns the options of the run in a folder, none where there is no record."""
+    record = Path(folder) / RECORD
+    return read_json(record)["options"] if record.is_file() else {}
+
+
+@contextmanager
+def recording_nonfinite(folder: Path) -> Iterator[None]:
+    """Writes to ``diverged.txt`` which loss or gradient was not finite (`FloatingPointError`)."""
+    try:
+        yield
+    except FloatingPointError as error:
+        write_text(folder / NONFINITE, f"{error}\n")
+        raise
+
+
+def last_checkpoint(output_dir: str | Path) -> Path | None:
+    """Returns the newest complete ``checkpoint-<step>`` of a run, if it has one.
+
+    A checkpoint is complete if it holds the trainer state, which the trainer writes last: after a
+    crash while saving, the run resumes from the checkpoint before.
+    """
+    checkpoints = {
+        int(path.parent.name.split("-")[1]): path.parent
+        for path in Path(output_dir).glob("checkpoint-*/trainer_state.json")
+        if re.fullmatch(r"checkpoint-\d+", path.parent.name)
+    }
+    return checkpoints[max(checkpoints)] if checkpoints else None
+
+
+def checkpoint(output_dir: str | Path, resume: str | None) -> str | None:
+    """Returns the checkpoint that ``--resume_from_checkpoint`` names: a path, or the ``last`` one.
+
+    ``None`` is the start, also of a run that was interrupted before its first checkpoint. Call it
+    before :func:`prepare`, which makes a run of any folder.
+    """
+    if resume == "last":
+        if not Path(output_dir, RECORD).exists():
+            raise ValueError(f"--resume_from_checkpoint last: {output_dir} holds no run")
+        last = last_checkpoint(output_dir)
+        return str(last) if last else None
+    if resume is not None and not Path(resume).is_dir():
+        raise ValueError(f"--resume_from_checkpoint {resume}: no such folder; 'last' is the newest")
+    return resume
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages in :data:`PACKAGES` that are installed."""
+    installed = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            installed[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return installed
+
+
+def git_commit() -> str | None:
+    """Returns the commit of the checkout that holds this file, with ``-dirty`` after changes.
+
+    Changes of results (``results/``, ``results.ipynb``) do not count: no run depends on them.
+    """
+    try:
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        changed = _git("status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)results*")
+        return _git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _record(options: Mapping[str, Any], commands: list[str]) -> dict[str, Any]:
+    command = re.sub(r"(--hub[_-]token[= ])\S+", r"\1***", shlex.join(sys.argv))
+    return {
+        "options": options,
+        "seed": options.get("seed"),
+        "commands": [*commands, command],
+        "git_commit": git_commit(),
+        "versions": versions(),
+    }
+
+
+def _require_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    changed = [
+        f"{name} {old.get(name)} -> {new.get(name)}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name) and not may_change(name)
+    ]
+    if changed:
+        raise ValueError(
+            f"--output_dir {folder} holds a run with other options ({', '.join(changed)}): resume "
+            "it with the options it was started with, or choose another --output_dir"
+        )
+
+
+def _remove_run(folder: Path) -> None:
+    for name in (RECORD, METRICS, NONFINITE):
+        (folder / name).unlink(missing_ok=True)
+    for path in folder.glob("checkpoint-*"):
+        shutil.rmtree(path)
+
+
+def _plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options as JSON holds them, without secrets."""
+    return to_plain({name: value for name, value in options.items() if name != "hub_token"})
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=10,
+    ).stdout.strip()

@@ -1,0 +1,72 @@
+"""Files appear whole or not at all."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fdpo import runs
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_written_files_are_read_back(tmp_path: Path) -> None:
+    value = {"mean": torch.tensor(0.5), "path": tmp_path, "text": "é\u0085\u2028", "rows": (1, 2)}
+    runs.write_json(tmp_path / "new" / "a.json", value)
+    assert runs.read_json(tmp_path / "new" / "a.json") == {
+        "mean": 0.5,
+        "path": str(tmp_path),
+        "text": "é\u0085\u2028",
+        "rows": [1, 2],
+    }
+    rows = [{"text": "a\nb\u0085"}, {"text": "c"}]
+    runs.write_jsonl(tmp_path / "a.jsonl", iter(rows))
+    with (tmp_path / "a.jsonl").open(encoding="utf-8") as file:
+        assert [json.loads(line) for line in file] == rows
+
+
+def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path) -> None:
+    def interrupted() -> Iterator[dict[str, int]]:
+        yield {"row": 1}
+        raise KeyboardInterrupt
+
+    path = tmp_path / "rows.jsonl"
+    for before in (None, "the old file"):
+        if before:
+            path.write_text(before)
+        with pytest.raises(KeyboardInterrupt):
+            runs.write_jsonl(path, interrupted())
+        assert files_in(tmp_path) == (["rows.jsonl"] if before else [])
+    assert path.read_text() == "the old file"
+
+
+def test_nothing_is_at_its_place_before_it_is_whole(tmp_path: Path) -> None:
+    with runs.replacing(tmp_path / "table.parquet") as beside:
+        beside.write_text("half")
+        assert beside.suffix == ".parquet" and not (tmp_path / "table.parquet").exists()
+    assert files_in(tmp_path) == ["table.parquet"]
+
+
+def test_a_reader_of_the_old_file_reads_all_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text("the old file")
+    with path.open() as reader:
+        runs.write_json(path, {"new": 1})
+        assert reader.read() == "the old file"
+    assert runs.read_json(path) == {"new": 1}
+
+
+def test_malformed_json_names_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": 1,\n"b": }')
+    with pytest.raises(ValueError, match="a.json, line 2: not JSON"):
+        runs.read_json(tmp_path / "a.json")
+
+
+def test_file_names_of_losses() -> None:
+    assert runs.file_name("alpha-0.5") == "alpha-0.5"
+    assert runs.file_name("0.7*js + 0.3*reverse_kl") == "0.7_js_+_0.3_reverse_kl"
+    assert runs.file_name("../package.module:mine") == "_package.module_mine"
