@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from fdpo.cli import arguments
 from fdpo.cli.program import training_run
+from fdpo.cli.quiet import quiet_libraries
 from fdpo.diffusion.noise import STEPS
 from fdpo.runs.distributed import keep_freed_memory, partial_state
 from fdpo.tasks import PRETRAINED
@@ -47,6 +48,7 @@ class EvaluateArguments:
 
 
 def main() -> None:
+    quiet_libraries()
     (args,) = arguments.parse(
         (EvaluateArguments,),
         program="evaluate.py",

@@ -18,6 +18,7 @@ from torch import nn
 
 from fdpo.cli import arguments
 from fdpo.cli.program import Run, training_run
+from fdpo.cli.quiet import quiet_libraries
 from fdpo.diffusion.config import DiffusionConfig
 from fdpo.diffusion.dataset import Images
 from fdpo.diffusion.images import tiled, write_image
@@ -170,6 +171,7 @@ def measure_samples(
 
 
 def main() -> None:
+    quiet_libraries()
     (args,) = arguments.parse(
         (PretrainArguments,),
         program="pretrain.py",

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from fdpo.cli import arguments
+from fdpo.cli.quiet import quiet_libraries
 from fdpo.diffusion.images import tiled, write_image
 from fdpo.diffusion.noise import STEPS
 from fdpo.runs.distributed import keep_freed_memory, partial_state
@@ -53,6 +54,7 @@ def write_images(args: SampleArguments, images: Tensor) -> None:
 
 
 def main() -> None:
+    quiet_libraries()
     (args,) = arguments.parse(
         (SampleArguments,),
         program="sample.py",

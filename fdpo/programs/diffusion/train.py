@@ -21,6 +21,7 @@ from torch import nn
 from fdpo import runs
 from fdpo.cli import arguments
 from fdpo.cli.program import Run, training_run
+from fdpo.cli.quiet import quiet_libraries
 from fdpo.diffusion.config import DiffusionConfig
 from fdpo.diffusion.dataset import ImagePairs
 from fdpo.diffusion.images import Shape, read_pair_folder
@@ -181,6 +182,7 @@ def finish(run: Run, args: DataArguments, trainer: DiffusionTrainer, base: nn.Mo
 
 
 def main() -> None:
+    quiet_libraries()
     args, config = arguments.parse(
         (DataArguments, TrainConfig),
         program="train.py",
