@@ -38,7 +38,7 @@ def choose(
         given, _ = parser.parse_known_args(sys.argv[1:] if argv is None else list(argv))
     except ArgumentError:
         return choices[0]
-    value = given.value or _preset(given.config, presets).get(option)
+    value: Any = given.value or _preset(given.config, presets).get(option)
     return value if value in choices else choices[0]
 
 

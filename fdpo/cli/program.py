@@ -92,11 +92,17 @@ class Run:
     def exit_if(self, interrupted: bool, step: int) -> None:
         """Exits with status 130, saying how to resume, if the training was interrupted."""
         if interrupted:
-            print(f"stopped at step {step}; --resume_from_checkpoint last resumes")
+            if is_main_process():
+                print(f"stopped at step {step}; --resume_from_checkpoint last resumes")
             sys.exit(INTERRUPTED)
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
-        """Writes ``metrics.json``, the last file of a run, and prints the folder."""
+        """Writes ``metrics.json``, the last file of a run, and prints the folder.
+
+        With several processes the first one does.
+        """
+        if not is_main_process():
+            return
         write_json(self.folder / METRICS, metrics)
         print(f"run folder: {self.folder}")
 

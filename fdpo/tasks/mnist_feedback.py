@@ -21,15 +21,9 @@ if TYPE_CHECKING:
 
     from fdpo.diffusion.images import Shape
     from fdpo.diffusion.noise import NoiseProcess
-    from fdpo.tasks.mnist import DigitClassifier
+    from fdpo.tasks.mnist_classifier import DigitClassifier
 
 PART = 256  # images sampled at a time
-
-
-def require_digit(target: int) -> None:
-    """Raises ``ValueError`` if this is no digit."""
-    if not 0 <= target <= 9:
-        raise ValueError(f"--target must be a digit from 0 to 9, got {target}")
 
 
 def digit_scorer(classifier: DigitClassifier, digit: int, shape: Shape) -> Scorer:
@@ -37,7 +31,7 @@ def digit_scorer(classifier: DigitClassifier, digit: int, shape: Shape) -> Score
     import torch
 
     from fdpo.diffusion.images import read_image
-    from fdpo.tasks.mnist import judge
+    from fdpo.tasks.mnist_classifier import judge
 
     def score(prompts: Sequence[str], paths: Sequence[str]) -> list[float]:
         images = torch.stack([read_image(path, shape) for path in paths])

@@ -23,12 +23,12 @@ def generate(run: Run, image: ImageArguments, args: DatasetArguments) -> Counter
 def generate_unprompted(run: Run, image: ImageArguments, args: DatasetArguments) -> Counter[str]:
     """Generates groups of images without prompts, such as MNIST's digits."""
     from fdpo.diffusion import models
-    from fdpo.tasks.mnist import load_classifier
+    from fdpo.tasks.mnist_classifier import load_classifier
     from fdpo.tasks.mnist_feedback import digit_scorer, sample_groups
 
     keep_freed_memory()
     device = partial_state().device
-    model, process = models.load(image.model, device)
+    model, process = models.load_image_model(image.model, device)
     if image.scorer:
         scorer = get_scorer(image.scorer)
     else:

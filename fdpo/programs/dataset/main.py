@@ -79,8 +79,9 @@ def default_name(source: SourceArguments | ImageArguments, args: DatasetArgument
     """Returns the name of the default output folder."""
     if args.groups:
         return Path(args.groups).name.split(".")[0]
-    unprompted = isinstance(source, ImageArguments) and not source.prompts
-    return Path(source.model).name + (f"-{source.target}" if unprompted else "")
+    if isinstance(source, ImageArguments) and not source.prompts:
+        return f"{Path(source.model).name}-{source.target}"
+    return Path(source.model).name
 
 
 def make(run: Run, sources: list[Any], args: DatasetArguments) -> Counter[str]:
@@ -90,10 +91,12 @@ def make(run: Run, sources: list[Any], args: DatasetArguments) -> Counter[str]:
     if args.modality == "image":
         from fdpo.programs.dataset.image import generate as generate_images
 
-        return generate_images(run, *sources, args)
+        [image] = sources
+        return generate_images(run, image, args)
     from fdpo.programs.dataset.text import generate as generate_texts
 
-    return generate_texts(run, *sources, args)
+    source, completions = sources
+    return generate_texts(run, source, completions, args)
 
 
 def pair_groups(run: Run, args: DatasetArguments) -> Counter[str]:

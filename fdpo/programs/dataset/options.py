@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fdpo.preferences import PairingConfig, require_share
 from fdpo.tasks import COMMANDS, PRETRAINED
-from fdpo.tasks.mnist_feedback import require_digit
+from fdpo.tasks.mnist import require_digit
 
 PROMPTED = ("prompts", "num_prompts", "guidance_scale", "resolution", "dtype")
 """Options of images that need prompts."""

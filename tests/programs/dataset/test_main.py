@@ -274,12 +274,13 @@ def test_the_preset_may_choose_the_modality(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("image.yaml").write_text("modality: image\nnum_groups: 0\n")
-    for options, message in [
+    cases: list[tuple[dict[str, object], str]] = [
         ({}, "unknown option --max_new_tokens"),
         (dict.fromkeys(TEXT_OPTIONS), "num_groups must be at least 1, not 0"),
         ({"modality": "text"}, "image.yaml, line 2: unknown option 'num_groups'"),
         ({"modality": "sound"}, "--modality: invalid choice: 'sound'"),
-    ]:
+    ]
+    for options, message in cases:
         with pytest.raises(SystemExit) as stopped:
             run(config="image.yaml", **options)
         assert stopped.value.code == 2 and message in capsys.readouterr().err
