@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from fdpo.preferences import PairingConfig, require_share
 from fdpo.tasks import COMMANDS, PRETRAINED
-from fdpo.tasks.mnist import require_digit
 
 PROMPTED = ("prompts", "num_prompts", "guidance_scale", "resolution", "dtype")
 """Options of images that need prompts."""
@@ -111,6 +110,8 @@ class ImageArguments:
         for name, least in {"num_groups": 1, "completions": 2, "sampling_steps": 1}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        from fdpo.tasks.mnist import require_digit  # texts need no image libraries
+
         require_digit(self.target)
 
     def provenance(self) -> dict[str, Any]:

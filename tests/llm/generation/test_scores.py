@@ -39,6 +39,7 @@ def test_kls_add_up_to_that_of_whole_completions(model: GPT2LMHeadModel) -> None
 def test_embeddings_are_those_of_each_completion_alone(model: GPT2LMHeadModel) -> None:
     ends = [[1, 2, 3], [4], [2, 2, 1, 0], [3, 1]]
     embeddings = completion_embeddings(model, ends, batch_size=3)
+    model.eval()
     with torch.no_grad():
         for ids, embedding in zip(ends, embeddings, strict=True):
             states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1]

@@ -54,6 +54,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+HEAVY = ("datasets", "diffusers", "accelerate", "trl", "transformers.modeling_utils")
+
 Run = Callable[..., None]
 TEXT_OPTIONS = "model scorer prompts max_new_tokens generation_batch_size completions".split()
 
@@ -284,6 +286,21 @@ def test_the_preset_may_choose_the_modality(
         with pytest.raises(SystemExit) as stopped:
             run(config="image.yaml", **options)
         assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("modality", "other"), [("text", "diffusion"), ("image", "llm")])
+def test_help_loads_no_model_and_no_other_modality(modality: str, other: str) -> None:
+    script = (
+        "import sys; from fdpo.programs.dataset.main import main; sys.argv[0] = 'main.py'\n"
+        "try: main()\n"
+        f"finally: print(*(m for m in sys.modules if m in {HEAVY} or 'fdpo.{other}' in m))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, "--modality", modality, "--help"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    lines = result.stdout.splitlines()
+    assert result.returncode == 0 and lines[0].startswith("usage: main.py") and lines[-1] == ""
 
 
 def test_upload(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

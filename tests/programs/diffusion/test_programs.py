@@ -221,7 +221,7 @@ def test_options_of_text_and_images_do_not_mix(
     (tmp_path / "preset.yaml").write_text("modality: image\n")
     for options, message in [
         (("--modality", "image", "--prompt_words", 3), "unknown option --prompt_words"),
-        (("--config", "preset.yaml"), "modality belongs on the command line"),
+        (("--config", "preset.yaml", "--prompt_words", 3), "unknown option --prompt_words"),
         ((*MAKE, "--test_size", 0.2), "test_size has no effect"),
         (("--modality", "image", "--groups", "none.jsonl", "--target", 3), "--target"),
         ((*MAKE, "--target", 11), "--target must be a digit"),
