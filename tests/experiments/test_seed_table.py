@@ -26,7 +26,7 @@ def printed(capsys: pytest.CaptureFixture[str], *options: object) -> list[list[s
         patch.setattr(sys, "argv", ["seed_table.py", *map(str, options)])
         seed_table.main()
     lines = capsys.readouterr().out.splitlines()
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [[text.strip() for text in line.strip("|").split("|")] for line in lines]
 
 
 def test_losses_on_imdb_with_the_goals_that_they_miss(
