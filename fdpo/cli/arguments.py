@@ -7,6 +7,7 @@ and ``two`` in neither. A mistake of the user ends the program with status 2 and
 ``<program>: error: <place, value, allowed values>``.
 """
 
+import copy
 import difflib
 import json
 import os
@@ -78,23 +79,18 @@ def parse(
     return parsed
 
 
-def reader(
-    types: Sequence[type], aliases: Mapping[str, str] | None = None
-) -> Callable[[Sequence[str]], tuple[Any, ...]]:
-    """Returns a function that parses command lines, to be called many times.
+def builder(types: Sequence[type]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """Returns a function from values by option name to an instance of each dataclass.
 
-    The function returns an instance of each dataclass; a mistake is a ``ValueError``.
+    The values are converted already; other options have their defaults. A mistake is a
+    ``ValueError``.
     """
-    parser = _Parser(types, aliases or {})
-    return lambda argv: parser.build(parser.read(argv))
-
-
-Words = tuple[str, ...]
-"""A value of an option as it stands on a command line; several words if the option is a list."""
+    parser = _Parser(types, {})
+    return lambda values: parser.build(copy.deepcopy(dict(values)))
 
 
 def parse_grid(
-    own: type,
+    args_type: type,
     types: Sequence[type],
     argv: Sequence[str] | None = None,
     *,
@@ -103,26 +99,25 @@ def parse_grid(
     aliases: Mapping[str, str] | None = None,
     resets: Mapping[str, Sequence[str]] | None = None,
     presets: str = "",
-) -> tuple[Any, dict[str, list[Words]]]:
-    """A program's own options, and any number of values for each option of another program.
+) -> tuple[Any, dict[str, list[Any]]]:
+    """Parses a program's options, and any number of values for each option of another program.
 
-    ``--beta 0.1 1 --seed 0 --seed 1`` gives two values each; of an option that is a list,
-    ``--scorers a b --scorers c`` gives two lists. In YAML several values are a list, and several
-    lists a list of lists. Values are kept as they stand there: :func:`reader` converts and checks
-    them.
+    ``--beta 0.1 1 --seed 0 --seed 1`` gives two values each; ``--scorers a b --scorers c`` gives
+    two lists to an option that is a list. In YAML several values are a list, and several lists a
+    list of lists. Values are converted one by one; :func:`builder` checks a combination of them.
 
-    Args:
-        own: dataclass of the program's own options, which have one value. They hide options of
-            the other program with the same name.
-        types: dataclasses of the other program's options.
-        argv, program, description, aliases, resets: as for :func:`parse`.
+    Arguments:
+        args_type: The dataclass of the program's options, which have one value each. They hide
+            options of the other program with the same name.
+        types: The dataclasses of the other program's options.
+        argv, program, description, aliases, resets, presets: As for :func:`parse`.
 
     Returns:
-        The instance of ``own``, and the values of the other options that were given, in the order
-        in which they were: those of the YAML file first.
+        The instance of ``args_type``, and the values of each option of the other program that was
+        given, in the given order, those of the YAML file first.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = _GridParser(own, types, aliases or {})
+    parser = _GridParser(args_type, types, aliases or {})
     if not {"-h", "--help", "--help_all", "--help-all"}.isdisjoint(argv):
         print(help_text(parser, program, description, None))
         raise SystemExit(0)
@@ -297,13 +292,14 @@ class _Parser(HfArgumentParser):
 
 
 class _GridParser(_Parser):
-    """Reads the options of ``own`` as always, and of each other option a list of values."""
+    """Reads one value of each option of ``args_type`` and a list of values of each other option."""
 
-    def __init__(self, own: type, types: Sequence[type], aliases: Mapping[str, str]) -> None:
-        super().__init__((own,), {})
-        other = _Parser(types, aliases)
-        self.grid = {name: hint for name, hint in other.hints.items() if name not in self.hints}
-        self.lists = {name for name in self.grid if other.action(name).nargs in ("+", "*")}
+    def __init__(self, args_type: type, types: Sequence[type], aliases: Mapping[str, str]) -> None:
+        super().__init__((args_type,), {})
+        self.other = _Parser(types, aliases)
+        hints = self.other.hints
+        self.grid = {name: hint for name, hint in hints.items() if name not in self.hints}
+        self.lists = {name for name in self.grid if self.other.action(name).nargs in ("+", "*")}
         self.hints |= self.grid
         self.aliases = aliases
         for name in self.grid:
@@ -319,14 +315,19 @@ class _GridParser(_Parser):
             for name, value in super().read(argv).items()
         }
 
-    def _values(self, name: str, occurrences: list[list[str]]) -> list[Words]:
+    def _values(self, name: str, occurrences: list[list[str]]) -> list[Any]:
         bare = ["true"] if bool in hint_types(self.grid[name]) else []
-        found = [words or bare for words in occurrences]
-        if [] in found:
+        try:
+            values = [
+                [self.other._from_text(name, word) for word in words or bare]
+                for words in occurrences
+            ]
+        except ValueError as error:
+            raise ValueError(f"--{name}: {error}") from None
+        if [] in values:
             raise ValueError(f"--{name}: a value is expected")
-        if name in self.lists:
-            return [tuple(words) for words in found]
-        return [(word,) for words in found for word in words]
+        # Each word of a list is converted to a list of one.
+        return [sum(lists, []) for lists in values] if name in self.lists else sum(values, [])
 
     def _from_node(self, name: str, node: yaml.Node) -> Any:
         if name not in self.grid:
@@ -334,17 +335,14 @@ class _GridParser(_Parser):
         several = isinstance(node, yaml.SequenceNode) and (
             name not in self.lists or any(isinstance(n, yaml.SequenceNode) for n in node.value)
         )
-        return [self._words(name, one) for one in (node.value if several else [node])]
+        return [self._value(name, one) for one in (node.value if several else [node])]
 
-    def _words(self, name: str, node: yaml.Node) -> Words:
-        if isinstance(node, yaml.MappingNode):
-            return (json.dumps(yaml.SafeLoader("").construct_document(node)),)
-        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        scalars = all(isinstance(n, yaml.ScalarNode) and n.tag != _NULL for n in nodes)
-        if not nodes or not scalars or (nodes != [node] and name not in self.lists):
-            found = "nothing" if node.tag == _NULL else _NODE_NAMES[type(node)]
-            raise ValueError(f"a value, or a list of them, is expected, found {found}")
-        return tuple(n.value for n in nodes)
+    def _value(self, name: str, node: yaml.Node) -> Any:
+        is_list = isinstance(node, yaml.SequenceNode)
+        if node.tag == _NULL or (is_list and (name not in self.lists or not node.value)):
+            kind = "nothing" if node.tag == _NULL else _NODE_NAMES[type(node)]
+            raise ValueError(f"a value, or a list of them, is expected, found {kind}")
+        return self.other._from_node(name, node)
 
 
 def find_preset(name: str, family: str) -> str:

@@ -1,19 +1,14 @@
-"""The learning rate of each method in a sweep, by short trainings with several rates.
+"""Search for the learning rate of each method in a sweep, by short trials.
 
-Each method (a loss with its parameters, at a strength) is trained with the rates that are given,
-and, as long as the best is the smallest or the largest of them, with the next one beyond it. Best
-is the least mean loss over the second half of the updates: for text the loss on held-out pairs; for
-images that of the pairs trained on, which within the first epoch the model has not seen either,
-each rate with the same pairs, times and noise. The losses of one method on the same pairs may be
-compared, those of two may not. A rate at which training diverges is the worst; a check that fails
-otherwise is tried again by the next call.
+Each method (a loss with its parameters, at a beta) is trained with the given rates and, as long as
+the best is the smallest or the largest of them, with the next one beyond it. The best rate has the
+least mean loss over the second half of the updates: for text the loss on held-out pairs; for images
+that of the training pairs, which within the first epoch the model has not seen either. The losses
+of one method on the same pairs may be compared, those of two may not. A rate at which training
+diverges is the worst; a trial that fails otherwise is repeated by the next sweep.
 
-Where only some strengths are checked, a method's rates at others lie on the power law through those
-(:func:`power_law`): while a link is straight, a margin moves by the rate times beta, so that the
-best rate falls with beta; how fast, the checks say.
-
-The choice is kept in ``learning_rates.json``: later calls with the same rates and updates keep to
-it, whatever seeds they add. A short check favours large rates; one as long as the cells does not.
+``learning_rates.json`` holds the choices. Later sweeps with the same rates and updates use them,
+whatever seeds they add. A short trial favours large rates; one as long as the runs does not.
 """
 
 from __future__ import annotations
@@ -21,134 +16,130 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from statistics import linear_regression
 from typing import Any
 
 from fdpo import runs
-from fdpo.cli.cells import Cell
-from fdpo.runs.locks import locked
+from fdpo.cli.pool import SweepRun
 
 FILE = "learning_rates.json"
-MOST = 8
-"""Rates that are checked of a method."""
+MAX_TRIALS = 8  # of a method
 
 
 class LearningRates:
-    """The checks of learning rates in a sweep's folder, and what was chosen.
+    """The trials of learning rates in a sweep's folder, and the choices.
 
     Arguments:
         root: The sweep's folder.
-        rates: The rates to check first.
-        figure: The figure in ``log.jsonl`` that is least at the best rate.
+        rates: The rates to try first.
+        metric: The metric in ``log.jsonl`` that is least at the best rate.
 
     Attributes:
-        methods: What makes a method's check of a rate, by the method's name.
+        methods: A function from a rate to a method's trial, by the method's name.
+        writable: Whether to write the choices to the folder.
     """
 
-    def __init__(self, root: Path, rates: Sequence[float], figure: str) -> None:
-        self.root, self.rates, self.figure = root, rates, figure
-        self.methods: dict[str, Callable[[float], Cell]] = {}
+    def __init__(self, root: Path, rates: Sequence[float], metric: str) -> None:
+        self.root, self.rates, self.metric, self.writable = root, sorted(rates), metric, True
+        self.methods: dict[str, Callable[[float], SweepRun]] = {}
 
-    def checks(self, method: str) -> dict[float, Cell]:
-        """Returns the checks of a method by their rates, as far as finished ones ask for more."""
-        check = self.methods[method]
-        checks = {rate: check(rate) for rate in sorted(self.rates)}
-        while len(checks) < MOST and all(map(ended, checks.values())):
-            rate = beyond(self.losses(checks))
-            if rate is None:
-                break
-            checks[rate] = check(rate)
-        return checks
+    @cached_property
+    def choices(self) -> dict[str, Any]:
+        """The choices by method."""
+        return read_choices(self.root)
 
-    def losses(self, checks: Mapping[float, Cell]) -> dict[float, float]:
-        """Returns the losses of checks that have ended, by their rates from the smallest."""
-        return {rate: self.loss(cell) for rate, cell in sorted(checks.items())}
-
-    def loss(self, check: Cell) -> float:
-        """Returns the loss of a check that has ended, infinite if it is not finite."""
-        if check.diverged:
-            return math.inf
-        loss = mean_figure(check.folder / "log.jsonl", self.figure)
-        return loss if math.isfinite(loss) else math.inf
-
-    def left(self) -> list[Cell]:
-        """Returns the checks that have not ended, of methods without a rate."""
-        chosen = self.chosen()
-        checks = (c for m in self.methods if m not in chosen for c in self.checks(m).values())
-        return [cell for cell in checks if not ended(cell)]
+    def missing(self) -> list[SweepRun]:
+        """Returns the trials that have not ended, of methods without a rate."""
+        open_methods = [method for method in self.methods if method not in self.choices]
+        trials = [trial for method in open_methods for trial in self._trials(method)[0].values()]
+        return [trial for trial in trials if not ended(trial)]
 
     def choose(self) -> dict[str, str]:
-        """Chooses the rates of the methods whose checks have ended, and keeps them.
+        """Saves the best rates of methods whose trials have ended; returns why others have none."""
+        failed = {}
+        for method in [method for method in self.methods if method not in self.choices]:
+            trials, losses = self._trials(method)
+            best = min(losses, key=lambda rate: losses[rate], default=None)
+            if best is not None and losses[best] == math.inf:
+                failed[method] = f"diverges at every learning rate ({described(losses)})"
+            elif best is not None:
+                at_edge = beyond(losses) is not None
+                choice = {
+                    "learning_rate": best,
+                    "losses": {f"{r:g}": x if x < math.inf else None for r, x in losses.items()},
+                    "metric": self.metric,
+                    "at_edge": at_edge,
+                    "runs": [],
+                    "trials": [str(trials[rate].folder) for rate in losses],
+                }
+                self.choices = {method: choice, **self.choices}
+                self._save()
+                edge = "; at the edge of the rates tried" if at_edge else ""
+                # To stderr: stdout has the commands of --print.
+                message = f"{method}: learning rate {best:g} ({described(losses)}{edge})"
+                print(message, file=sys.stderr)
+        return failed
 
-        Returns why there is none, by the names of methods that diverge at every rate.
-        """
-        without = {}
-        for method in [method for method in self.methods if method not in self.chosen()]:
-            checks = self.checks(method)
-            if all(map(ended, checks.values())):
-                losses = self.losses(checks)
-                if min(losses.values()) < math.inf:
-                    self._keep(method, checks, losses)
-                else:
-                    without[method] = f"diverges at every learning rate ({described(losses)})"
-        return without
+    def record(self, methods: Mapping[str, Iterable[str]]) -> None:
+        """Saves the names of the methods that each run has its rate from, by the run's name."""
+        for run, names in methods.items():
+            for choice in (self.choices[name] for name in names):
+                choice["runs"] = sorted({*choice["runs"], run})
+        self._save()
 
-    def _keep(
-        self, method: str, checks: Mapping[float, Cell], losses: Mapping[float, float]
-    ) -> None:
-        best, at_edge = min(losses, key=lambda rate: losses[rate]), beyond(losses) is not None
-        choice = {
-            "learning_rate": best,
-            "losses": {f"{r:g}": x if math.isfinite(x) else None for r, x in losses.items()},
-            "figure": self.figure,
-            "at_edge": at_edge,
-            "cells": [],
-            "checks": [str(cell.folder) for _, cell in sorted(checks.items())],
-        }
-        with locked(self.root / "locks" / FILE):
-            runs.write_json(self.root / FILE, {method: choice, **self.chosen()})
-        edge = "; at the edge of those tried" if at_edge else ""
-        # Beside the commands of --print, not among them.
-        print(f"{method}: learning rate {best:g} ({described(losses)}{edge})", file=sys.stderr)
+    def losses_by_run(self) -> dict[str, str]:
+        """Returns the losses behind each run's rate by method, as JSON."""
+        losses: dict[str, dict[str, Any]] = {}
+        for method, choice in self.choices.items():
+            for run in choice["runs"]:
+                losses.setdefault(run, {})[method] = choice["losses"]
+        return {run: json.dumps(by_method) for run, by_method in losses.items()}
 
-    def chosen(self) -> dict[str, Any]:
-        """Returns the choices by method."""
-        path = self.root / FILE
-        return runs.read_json(path) if path.exists() else {}
+    def _trials(self, method: str) -> tuple[dict[float, SweepRun], dict[float, float]]:
+        """Returns a method's trials and, if none is missing, the losses from the smallest rate."""
+        trials = {rate: self.methods[method](rate) for rate in self.rates}
+        while all(map(ended, trials.values())):
+            losses = {rate: self._loss(trial) for rate, trial in sorted(trials.items())}
+            rate = beyond(losses)
+            if rate is None or len(trials) == MAX_TRIALS:
+                return trials, losses
+            trials[rate] = self.methods[method](rate)
+        return trials, {}
 
-    def note(self, cells: Mapping[str, Sequence[str]]) -> None:
-        """Notes which cells have their rate from which methods, by their names."""
-        if not cells:
-            return
-        with locked(self.root / "locks" / FILE):
-            chosen = self.chosen()
-            for name, methods in cells.items():
-                for method in methods:
-                    chosen[method]["cells"] = sorted({*chosen[method]["cells"], name})
-            runs.write_json(self.root / FILE, chosen)
+    def _loss(self, trial: SweepRun) -> float:
+        loss = mean_metric(trial.folder / runs.LOG, self.metric) if trial.finished else math.inf
+        return loss if math.isfinite(loss) else math.inf
 
-    def of_cells(self) -> dict[str, str]:
-        """Returns the losses of the checks behind each cell's rate by method, as JSON."""
-        found: dict[str, dict[str, Any]] = {}
-        for method, one in self.chosen().items():
-            for name in one["cells"]:
-                found.setdefault(name, {})[method] = one["losses"]
-        return {name: json.dumps(losses) for name, losses in found.items()}
+    def _save(self) -> None:
+        if self.writable and self.choices:
+            runs.write_json(self.root / FILE, self.choices)
 
 
-def ended(check: Cell) -> bool:
-    """Returns whether a check says what its rate is worth."""
-    return check.finished or check.diverged
+def read_choices(root: Path) -> dict[str, Any]:
+    """Returns the choices in a sweep's folder by method; also those of an older version."""
+    keys = {"figure": "metric", "cells": "runs", "checks": "trials"}
+    choices = runs.read_json(root / FILE) if (root / FILE).exists() else {}
+    choices = {m: {keys.get(k, k): v for k, v in choice.items()} for m, choice in choices.items()}
+    for choice in choices.values():
+        choice["trials"] = [path.replace("/checks/", "/trials/") for path in choice["trials"]]
+    return choices
+
+
+def ended(trial: SweepRun) -> bool:
+    """Returns whether the loss at a trial's rate is known."""
+    return trial.finished or trial.nonfinite
 
 
 def beyond(losses: Mapping[float, float]) -> float | None:
-    """Returns the rate to check next: beyond the best one, by the step to its neighbour.
+    """Returns the rate to try next: beyond the best one, by the step to its neighbour.
 
-    None if the best is neither the smallest nor the largest, or the only one.
+    ``None`` if the best is neither the smallest nor the largest, or the only one.
 
     Arguments:
-        losses: The losses by their rates; infinite where training diverged.
+        losses: The losses by rate, infinite where training diverged.
     """
     rates = sorted(losses)
     best = rates.index(min(rates, key=lambda rate: losses[rate]))
@@ -158,20 +149,19 @@ def beyond(losses: Mapping[float, float]) -> float | None:
     return float(f"{rates[best] ** 2 / neighbour:.6g}")
 
 
-def power_law(rates: Mapping[float, float], strength: float) -> float:
-    """Returns the rate at a strength: on the line through the logarithms of those that were found.
+def power_law(rates: Mapping[float, float], beta: float) -> float:
+    """Returns the rate at a beta, on the least-squares line through the logarithms of known ones.
 
-    With one rate that rate, with more than two the line of least squares.
+    While a link is straight, a margin moves by the rate times beta, so the best rate falls with
+    beta; the known rates tell how fast.
 
     Arguments:
-        rates: The rates by their strengths.
-        strength: The strength asked for.
+        rates: The known rates by beta; a single one holds at every beta.
+        beta: The beta of the rate to return.
     """
-    known = {math.log(one): math.log(rate) for one, rate in rates.items()}
-    x, y = sum(known) / len(known), sum(known.values()) / len(known)
-    spread = sum((one - x) ** 2 for one in known)
-    slope = sum((one - x) * (rate - y) for one, rate in known.items()) / (spread or 1)
-    return float(f"{math.exp(y + slope * (math.log(strength) - x)):.3g}")
+    x, y = ([math.log(value) for value in values] for values in (rates, rates.values()))
+    slope, intercept = linear_regression(x, y) if len(x) > 1 else (0.0, y[0])
+    return float(f"{math.exp(intercept + slope * math.log(beta)):.3g}")
 
 
 def described(losses: Mapping[float, float]) -> str:
@@ -179,10 +169,10 @@ def described(losses: Mapping[float, float]) -> str:
     return ", ".join(f"{rate:g}: {loss:.4g}" for rate, loss in losses.items())
 
 
-def mean_figure(log: Path, figure: str) -> float:
-    """Returns the mean of a figure over the second half of a log's steps; NaN without any."""
+def mean_metric(log: Path, metric: str) -> float:
+    """Returns the mean of a metric over the second half of a log's steps; NaN without any."""
     with log.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     last = max((row["step"] for row in rows), default=0)
-    values = [row[figure] for row in rows if figure in row and row["step"] > last / 2]
+    values = [row[metric] for row in rows if metric in row and row["step"] > last / 2]
     return sum(values) / len(values) if values else math.nan

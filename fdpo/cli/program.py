@@ -23,7 +23,8 @@ from typing import Any
 from fdpo.cli.arguments import fail, usage_errors
 from fdpo.runs.distributed import is_main_process
 from fdpo.runs.files import write_json, write_text
-from fdpo.runs.folder import METRICS, NONFINITE, checkpoint, prepare, require_free
+from fdpo.runs.folder import METRICS, NONFINITE, RECORD, prepare, require_free
+from fdpo.runs.resume import checkpoint
 
 INTERRUPTED = 130
 """The exit status of a program that Ctrl-C or SIGTERM ended."""
@@ -37,6 +38,8 @@ class Run:
         options: Every option by name, which ``run.json`` records.
         resume: The value of ``--resume_from_checkpoint``.
         overwrite: Whether to replace a run in the folder.
+        repeatable: Whether the same command resumes the run in the folder, without
+            ``--resume_from_checkpoint``; a folder that holds anything else is refused.
         aliases: Other names of options, which the record of an older run may hold.
 
     Attributes:
@@ -55,13 +58,26 @@ class Run:
         *,
         resume: str | None = None,
         overwrite: bool = False,
+        repeatable: bool = False,
         aliases: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self.options, self.resume = Path(output_dir), options, resume
         self.overwrite, self.aliases, self.started = overwrite, aliases, False
         self.checkpoint = checkpoint(output_dir, resume)
+        if repeatable:
+            if not is_main_process():
+                return  # the first process may have started already
+            self.resume = self._resumable_run()
         if not overwrite:
-            require_free(output_dir, options, resume, aliases)
+            require_free(output_dir, options, self.resume, aliases)
+
+    def _resumable_run(self) -> str | None:
+        """Returns the folder if it holds a run; raises `ValueError` if it holds anything else."""
+        if (self.folder / RECORD).exists():
+            return str(self.folder)
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            raise ValueError(f"--output_dir {self.folder} holds something else: choose another")
+        return None
 
     def start(self) -> None:
         """Writes ``run.json``: the set-up is done."""
@@ -100,6 +116,7 @@ def training_run(
     *,
     resume: str | None = None,
     overwrite: bool = False,
+    repeatable: bool = False,
     aliases: Mapping[str, str] | None = None,
 ) -> Iterator[Run]:
     """Yields a :class:`Run` and ends the program as its user expects.
@@ -110,10 +127,17 @@ def training_run(
 
     Arguments:
         program: The name that errors begin with.
-        output_dir, options, resume, overwrite, aliases: Those of :class:`Run`.
+        output_dir, options, resume, overwrite, repeatable, aliases: Those of :class:`Run`.
     """
     with usage_errors(program):
-        run = Run(output_dir, options, resume=resume, overwrite=overwrite, aliases=aliases)
+        run = Run(
+            output_dir,
+            options,
+            resume=resume,
+            overwrite=overwrite,
+            repeatable=repeatable,
+            aliases=aliases,
+        )
     try:
         yield run
     except FloatingPointError as error:
@@ -125,5 +149,6 @@ def training_run(
             raise
         fail(program, error)
     except KeyboardInterrupt:
-        print(f"\ninterrupted; {run.folder} keeps its checkpoints", file=sys.stderr)
+        state = "the same command resumes" if repeatable else f"{run.folder} keeps its checkpoints"
+        print(f"\ninterrupted; {state}", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -1,19 +1,15 @@
-"""Sweeps: a program's runs over a grid of its options, and one tidy table of what came of them.
+"""Sweeps: a program's runs over a grid of its options, and one table of their results.
 
-Every option of the program may be given several values; a cell is one combination of them, run as
-one process of the program in a folder of its own (:mod:`fdpo.cli.cells`). ``alpha`` and ``loss_args``
-belong to losses that have such a parameter: other losses are run once for all their values.
+A run is one combination of the options' values (:mod:`fdpo.cli.pool` runs it). ``alpha`` and
+``loss_args`` apply to losses with such a parameter; another loss is run once for all their values.
 
-**The learning rate.** With ``--learning_rate`` all cells have the rate that is given. With
-``--learning_rates`` each method gets the best for itself at each strength (``beta``, ``kappa``), so
-that none is judged at a bad one: everything that varies but the seed is trained for
-``--check_steps`` updates with the first seed, and the rate of the least loss is taken, as
-:mod:`fdpo.cli.learning_rates` says. With ``--check_betas`` this is done at these only, and the rates at
-others lie on the power law through theirs.
+With ``--learning_rates`` each method gets its best learning rate at each beta, so that none is
+judged at a bad one: every combination of the other options is trained with the first seed for
+``--check_steps`` updates (:mod:`fdpo.cli.learning_rates`). With ``--check_betas`` this is done at
+these betas only, and rates at others follow a power law.
 
-A sweep's folder may take several sweeps, one after the other or at once: the table has all cells.
-Cells are told apart by their options, not by what lies in the files and folders that these name:
-other data under the same name need another folder.
+A folder may take one sweep after the other; the table has all their runs. Runs differ by their
+options, not by the contents of the files that these name: other data need another name or folder.
 """
 
 from __future__ import annotations
@@ -21,49 +17,52 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from fdpo import runs
 from fdpo.cli import arguments
-from fdpo.cli.arguments import Words
-from fdpo.cli.cells import Cell, Workers
 from fdpo.cli.learning_rates import LearningRates, power_law
-from fdpo.cli.tables import write_table
+from fdpo.cli.pool import Pool, SweepRun, option_text
+from fdpo.cli.table import write_table
 from fdpo.losses.config import RESETS
 from fdpo.losses.names import loss_parameters
-from fdpo.runs.locks import locked
 
-STRENGTH = ("beta", "kappa")
-Options = dict[str, Words]
+LOCK = "sweep.lock"  # held while a sweep is at work in a folder
+Options = Mapping[str, Any]
+Grid = Mapping[str, list[Any]]
 
 
 @dataclass(frozen=True)
 class Program:
-    """The program that cells run.
+    """The program of a sweep.
 
     Arguments:
         path: Its file.
         types: The dataclasses of its options, a ``LossConfig`` among them.
         reference: The options that its data and its reference's numbers depend on.
-        steps: The option that is the number of updates.
-        check: The options of a learning-rate check, in which ``{steps}`` stands for its updates.
-        check_figure: The figure in ``log.jsonl`` that is least at the best rate.
+        trial: A function from a number of updates to the options of a learning-rate trial.
+        trial_metric: The metric in ``log.jsonl`` that is least at the best rate.
         aliases: Other names of its options.
+        former_names: Old names of renamed options, which names and records of runs still hold.
     """
 
     path: Path
     types: tuple[type, ...]
     reference: tuple[str, ...]
-    steps: str
-    check: Mapping[str, str]
-    check_figure: str
+    trial: Callable[[int], Options]
+    trial_metric: str
     aliases: Mapping[str, str] = field(default_factory=dict)
+    former_names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -73,25 +72,23 @@ class SweepArguments:
     output_dir: str | None = field(
         default=None, metadata={"help": "folder of the sweep; default: runs/PROGRAM-sweep"}
     )
-    jobs: int = field(default=1, metadata={"help": "cells at a time, each on a GPU if there are"})
+    jobs: int = field(default=1, metadata={"help": "runs at a time, each on a GPU if there are"})
     learning_rates: list[float] = field(
         default_factory=list,
-        metadata={"help": "rates to check first for each loss; default: --learning_rate for all"},
+        metadata={"help": "rates to try first for each loss; default: --learning_rate for all"},
     )
     check_steps: int = field(
-        default=50, metadata={"help": "updates of a check; best as many as a cell has"}
+        default=50, metadata={"help": "updates of a trial; best as many as a run has"}
     )
     check_betas: list[float] = field(
         default_factory=list,
-        metadata={
-            "help": "check at these beta only; others get rates by the power law, or the one"
-        },
+        metadata={"help": "try rates at these beta only; others get theirs by the power law"},
     )
     print: bool = field(
-        default=False, metadata={"help": "only print the commands of what is not finished"}
+        default=False, metadata={"help": "only print the commands of unfinished runs"}
     )
     keep_checkpoints: bool = field(
-        default=False, metadata={"help": "keep the checkpoints of finished cells"}
+        default=False, metadata={"help": "keep the checkpoints of finished runs"}
     )
 
     def __post_init__(self) -> None:
@@ -110,249 +107,240 @@ class SweepArguments:
 
 HELP = (
     "Every option of {program} (see {program} --help) may be given several values, as in --loss "
-    "sigmoid jsd alpha --alpha 0.3 0.7 --beta 0.03 0.1 --seed 0 1 2: each combination is a cell, "
+    "sigmoid jsd alpha --alpha 0.3 0.7 --beta 0.03 0.1 --seed 0 1 2: each combination is a run, "
     "the first option varying slowest; a loss that takes no alpha is run once, not once for each "
     "alpha. An option that is a list is varied by giving it again. In the YAML file of --config "
-    "several values are a list. Finished cells are skipped, interrupted ones go on, failed ones "
-    "are tried again by the same command. With --learning_rates whatever varies but the seed is "
-    "trained with each rate for --check_steps updates with the first seed, and with rates beyond "
-    "them while the best is the smallest or the largest; its cells get the rate with the least "
-    "{figure} over the second half; --check_betas limits this to some beta. OUTPUT_DIR/table.csv "
-    "and .parquet hold a row for each finished cell."
+    "several values are a list. The same command skips finished runs, resumes interrupted ones and "
+    "repeats failed ones. With --learning_rates whatever varies but the seed is trained with each "
+    "rate for --check_steps updates with the first seed, and with rates beyond them while the best "
+    "is the smallest or the largest; its runs get the rate with the least {metric} over the second "
+    "half; --check_betas limits this to some beta. OUTPUT_DIR/table.csv and .parquet hold a row "
+    "for each finished run."
 )
 
 
 def main(program: Program, argv: Sequence[str] | None = None) -> None:
-    """Runs a sweep from the command line.
+    """Runs a sweep of a program from a command line, by default that of the process.
 
-    Ends with status 0 if all cells are finished, 1 if some failed, 130 after Ctrl-C, 2 for a
-    mistake in the options, which is found before any cell starts.
-
-    Arguments:
-        program: The program that cells run.
-        argv: The command line; by default that of the process.
+    Exits with status 1 if some runs failed, 130 after Ctrl-C, and 2, before any run starts, for
+    wrong options or a folder where another sweep is at work.
     """
-    own, grid = arguments.parse_grid(
+    args, grid = arguments.parse_grid(
         SweepArguments,
         program.types,
         argv,
         program="sweep.py",
-        description=HELP.format(program=program.path.name, figure=program.check_figure),
+        description=HELP.format(program=program.path.name, metric=program.trial_metric),
         aliases=program.aliases,
         resets=RESETS,
         presets=program.path.parent.name,
     )
     with arguments.usage_errors("sweep.py"):
-        sweep = Sweep(program, own, grid)
-    if own.print:
-        sweep.print_commands()
-        return
+        sweep = Sweep(program, args, grid)
+        lock = FileLock(sweep.root / LOCK)
+        with suppress(Timeout):
+            if sweep.root.exists() or not args.print:
+                lock.acquire(blocking=False)
+        if not (lock.is_locked or args.print):
+            raise ValueError(f"another sweep is at work in {sweep.root}: wait until it has ended")
     try:
-        failed = sweep.run()
+        failed = sweep.run(lock.is_locked)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        lock.release()
     if failed:
-        print(f"{len(failed)} failed; the same command tries them again:", file=sys.stderr)
+        print(f"{len(failed)} failed; the same command repeats them:", file=sys.stderr)
         print(*(f"  {name}: {why}" for name, why in failed.items()), sep="\n", file=sys.stderr)
         sys.exit(1)
 
 
 class Sweep:
-    """The cells of a grid, in a folder.
+    """The runs of a grid, in a folder.
 
     Arguments:
-        program: The program that cells run.
-        own: The sweep's own options.
+        program: The program of the runs.
+        args: The options of the sweep.
         grid: The values of each option that was given.
 
     Raises:
-        ValueError: If a cell's options are wrong, or one has no effect on any cell.
+        ValueError: If the options of a run are wrong, or a value has no effect on any run.
     """
 
-    def __init__(
-        self, program: Program, own: SweepArguments, grid: Mapping[str, list[Words]]
-    ) -> None:
-        self.program, self.own = program, own
-        self.root = Path(own.output_dir or f"runs/{program.path.parent.name}-sweep")
-        self.read = arguments.reader(program.types, program.aliases)
-        self.defaults = arguments.resolved(*self.read([]))
+    def __init__(self, program: Program, args: SweepArguments, grid: Grid) -> None:
+        self.program, self.args = program, args
+        self.root = Path(args.output_dir or f"runs/{program.path.parent.name}-sweep")
+        self.build = arguments.builder(program.types)
+        self.defaults = self.resolve({})
         if "resume_from_checkpoint" in grid:
-            raise ValueError("--resume_from_checkpoint: a sweep goes on by itself")
-        if own.learning_rates and "learning_rate" in grid:
+            raise ValueError("--resume_from_checkpoint: a sweep resumes its runs by itself")
+        if args.learning_rates and "learning_rate" in grid:
             raise ValueError("--learning_rate has no effect with --learning_rates")
-        combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-        kept = [without_effect(options, self.defaults["loss"]) for options in combinations]
-        # Combinations that are one cell, such as 0.5 and 5e-1, have one name; the first stays.
-        named = {self.cell(options).name: options for options in reversed(kept)}
-        self.options = list(reversed(named.values()))
-        require_used(grid, kept)
-        self.rates = LearningRates(self.root, own.learning_rates, program.check_figure)
-        for options in self.options if own.learning_rates else ():
-            # The first cell of a method has the first seed.
-            for checked in self.checked_options(options).values():
-                self.rates.methods.setdefault(self.method(checked), partial(self.check, checked))
-        for check in self.rates.methods.values():
-            check(own.learning_rates[0])  # raises what is wrong with it
+        products = (dict(zip(grid, values, strict=True)) for values in product(*grid.values()))
+        combinations = [self.applicable(options) for options in products]
+        by_name = {run.name: run for run in map(self.new_run, combinations)}
+        self.grid_runs = list(by_name.values())
+        for name, values in grid.items():
+            used = [options[name] for options in combinations if name in options]
+            for value in (value for value in values if value not in used):
+                raise ValueError(f"--{name} {option_text(value)}: no loss of the grid takes it")
+        self.rates = LearningRates(self.root, args.learning_rates, program.trial_metric)
+        self.methods = [self.trial_methods(run.options) for run in self.grid_runs]
+        for trial in self.rates.methods.values():
+            trial(args.learning_rates[0])  # raises what is wrong with it
 
-    def cell(self, options: Options, kind: str = "cells") -> Cell:
-        """Returns the cell of a combination of options; raises what the program would."""
-        parsed = arguments.resolved(*self.read(command_line(options)))
-        name = f"{label(parsed)}-{digest(self._identity(options, parsed))}"
-        return Cell(
+    def resolve(self, options: Options) -> dict[str, Any]:
+        """Returns the values of all options of a run; raises what the program would."""
+        return arguments.resolved(*self.build(options))
+
+    def applicable(self, options: Options) -> Options:
+        """Returns the options without ``alpha`` and ``loss_args`` where the loss has no such."""
+        parameters = set(loss_parameters(options.get("loss", self.defaults["loss"])))
+        names = {"alpha": {"alpha"}, "loss_args": set(options.get("loss_args") or ())}
+        return {k: v for k, v in options.items() if k not in names or parameters & names[k]}
+
+    def new_run(self, options: Options, kind: str = "runs") -> SweepRun:
+        """Returns the run of a combination of options."""
+        resolved = self.resolve(options)
+        rate = f"lr{resolved['learning_rate']:g}"
+        label = f"{loss_label(resolved)}-beta{resolved['beta']:g}-{rate}-seed{resolved['seed']}"
+        name = f"{label}-{digest(self.identity(options, resolved))}"
+        return SweepRun(
             root=self.root,
-            kind=kind,
             name=name,
+            kind=kind,
             program=self.program.path,
-            options=tuple(command_line(options)),
-            reference=digest([str(parsed[name]) for name in self.program.reference]),
-            environment=tracking(parsed.get("report_to"), self.root.name, name),
+            options=options,
+            reference=digest([str(resolved[name]) for name in self.program.reference]),
+            environment=tracking(resolved.get("report_to"), self.root.name, name),
         )
 
-    def _identity(self, options: Options, parsed: Mapping[str, Any]) -> dict[str, str]:
-        """Returns what makes a run another run: given, not the default, and not harmless."""
-        return {
-            name: str(parsed[name])
-            for name in sorted(options)
-            if parsed[name] != self.defaults[name] and runs.changes_metrics(name)
+    def identity(self, options: Options, resolved: Options) -> dict[str, str]:
+        """Returns what tells runs apart: given options that differ from the default in effect."""
+        values = {
+            self.program.former_names.get(name, name): str(resolved[name])
+            for name in options
+            if resolved[name] != self.defaults[name] and runs.changes_metrics(name)
         }
+        return dict(sorted(values.items()))
 
-    def method(self, options: Options) -> str:
-        """Returns the name of a cell's method and strength with the check that it is given."""
-        kept = {k: v for k, v in options.items() if k != "seed"}
-        parsed = arguments.resolved(*self.read(command_line(kept)))
-        rule = [self.own.learning_rates, self.own.check_steps]
-        strength = "".join(f"-{name}{parsed[name]:g}" for name in STRENGTH if name in kept)
-        return f"{loss_label(parsed)}{strength}-{digest([self._identity(kept, parsed), rule])}"
+    def trial_methods(self, options: Options) -> dict[float, str]:
+        """Registers the methods whose trials give a run its rate; returns their names by beta."""
+        if not self.args.learning_rates:
+            return {}
+        beta, betas = options.get("beta", self.defaults["beta"]), self.args.check_betas
+        names = {}
+        for at in betas if betas and beta not in betas else [beta]:
+            trial = options if at == beta else {**options, "beta": at}
+            names[at] = self.method_name(trial)
+            # The first run of a method has the first seed.
+            self.rates.methods.setdefault(names[at], partial(self.trial, trial))
+        return names
 
-    def checked_options(self, options: Options) -> dict[float, Options]:
-        """Returns the options, by beta, that a cell's learning rate is checked with."""
-        beta = self.beta(options)
-        if not self.own.check_betas or beta in self.own.check_betas:
-            return {beta: options}
-        return {beta: {**options, "beta": (f"{beta:.12g}",)} for beta in self.own.check_betas}
+    def method_name(self, options: Options) -> str:
+        """Returns the name of the method of a run and of its trials."""
+        options = {name: value for name, value in options.items() if name != "seed"}
+        resolved = self.resolve(options)
+        rule = [self.args.learning_rates, self.args.check_steps]
+        betas = "".join(f"-{k}{resolved[k]:g}" for k in ("beta", "kappa") if k in options)
+        identity = self.identity(options, resolved)
+        return f"{loss_label(resolved)}{betas}-{digest([identity, rule])}"
 
-    def beta(self, options: Options) -> float:
-        """Returns the beta of a cell."""
-        return float(arguments.resolved(*self.read(command_line(options)))["beta"])
+    def trial(self, options: Options, rate: float) -> SweepRun:
+        """Returns the trial of a learning rate with the options of a run."""
+        options = {**options, "learning_rate": rate}
+        return self.new_run({**options, **self.program.trial(self.args.check_steps)}, "trials")
 
-    def check(self, options: Options, rate: float) -> Cell:
-        """Returns the check of a learning rate for a method, of which this is the first cell."""
-        steps = str(self.own.check_steps)
-        options = {**options, "learning_rate": (str(rate),), self.program.steps: (steps,)}
-        options |= {k: (v.format(steps=steps),) for k, v in self.program.check.items()}
-        return self.cell(options, "checks")
-
-    # --- running ---
-
-    def run(self) -> dict[str, str]:
-        """Runs the checks and the cells that are not finished; returns why others failed.
-
-        Raises:
-            KeyboardInterrupt: If Ctrl-C or SIGTERM stopped it; the same call goes on.
-        """
-        workers = Workers(self.own.jobs, keep_checkpoints=self.own.keep_checkpoints)
-        failed: dict[str, str] = {}
-        while checks := [cell for cell in self.rates.left() if cell.name not in failed]:
-            print(f"learning rates: {len(checks)} checks", flush=True)
-            found = self._work(workers, checks, self.rates.choose)  # kept, if it is stopped
-            diverged = {cell.name for cell in checks if cell.diverged}
-            failed |= {name: why for name, why in found.items() if name not in diverged}
-        failed |= self.rates.choose()
-        cells = self.cells()
-        done = sum(cell.finished for cell in cells)
-        print(f"{len(self.options)} cells, {done} of them finished, in {self.root}", flush=True)
-        self.write_table()
-        failed |= self._work(workers, cells, self.write_table)
-        self.write_table()
-        return failed
-
-    def _work(
-        self, workers: Workers, cells: Sequence[Cell], finished: Callable[[], object]
-    ) -> dict[str, str]:
-        failed = workers.run(cells, finished)
-        if workers.stopped:
-            done = sum(cell.finished for cell in cells)
-            print(f"stopped: {done} of {len(cells)} are finished; the same command goes on")
-            raise KeyboardInterrupt
-        return failed
-
-    def cells(self) -> list[Cell]:
-        """Returns the cells; of methods whose learning rate is checked, those that have one."""
-        if not self.rates.methods:
-            return [self.cell(options) for options in self.options]
-        chosen, cells, noted = self.rates.chosen(), [], {}
-        for options in self.options:
-            methods = {
-                beta: self.method(one) for beta, one in self.checked_options(options).items()
-            }
-            if chosen.keys() >= set(methods.values()):
-                rates = {b: chosen[method]["learning_rate"] for b, method in methods.items()}
-                beta = self.beta(options)
+    def runs(self) -> list[SweepRun]:
+        """Returns the runs, without those whose learning rate is not known yet."""
+        if not self.args.learning_rates:
+            return self.grid_runs
+        sweep_runs, methods = [], {}
+        for run, names in zip(self.grid_runs, self.methods, strict=True):
+            if self.rates.choices.keys() >= set(names.values()):
+                rates = {at: self.rates.choices[m]["learning_rate"] for at, m in names.items()}
+                beta = run.options.get("beta", self.defaults["beta"])
                 rate = rates[beta] if beta in rates else power_law(rates, beta)
-                cells.append(cell := self.cell(options | {"learning_rate": (str(rate),)}))
-                noted[cell.name] = list(methods.values())
-        self.rates.note(noted)
-        return cells
+                sweep_runs.append(self.new_run({**run.options, "learning_rate": rate}))
+                methods[sweep_runs[-1].name] = names.values()
+        self.rates.record(methods)
+        return sweep_runs
+
+    def run(self, locked: bool) -> dict[str, str]:
+        """Runs the trials and the runs that are not finished, or prints their commands.
+
+        Returns the reasons of failures by the names of runs. Raises ``KeyboardInterrupt`` after
+        Ctrl-C and SIGTERM. Without the folder's lock it writes nothing.
+        """
+        self.rates.writable = locked
+        if locked:
+            migrate(self.root)
+        if self.args.print:
+            self.print_commands()
+            return {}
+        failed: dict[str, str] = {}
+        while trials := [trial for trial in self.rates.missing() if trial.name not in failed]:
+            print(f"learning rates: {len(trials)} trials", flush=True)
+            reasons = self.run_pool(trials, self.rates.choose)
+            nonfinite = {trial.name for trial in trials if trial.nonfinite}
+            failed |= {name: why for name, why in reasons.items() if name not in nonfinite}
+        failed |= self.rates.choose()
+        sweep_runs = self.runs()
+        done = sum(run.finished for run in sweep_runs)
+        print(f"{len(self.grid_runs)} runs, {done} of them finished, in {self.root}", flush=True)
+        self.write_table()
+        failed |= self.run_pool(sweep_runs, self.write_table)
+        self.write_table()
+        return failed
+
+    def run_pool(
+        self, sweep_runs: Sequence[SweepRun], on_finish: Callable[[], object]
+    ) -> dict[str, str]:
+        """Runs what is not finished and calls ``on_finish`` after each; returns the failures."""
+
+        def finish(run: SweepRun) -> None:
+            for folder in () if self.args.keep_checkpoints else run.folder.glob("checkpoint-*"):
+                shutil.rmtree(folder)
+            on_finish()
+
+        try:
+            return Pool(sweep_runs, self.args.jobs, finish).run()
+        except KeyboardInterrupt:
+            done = sum(run.finished for run in sweep_runs)
+            print(f"stopped: {done} of {len(sweep_runs)} are finished; the same command resumes")
+            raise
 
     def print_commands(self) -> None:
-        """Prints a command for each check and cell that is not finished, as far as rates are known.
-
-        Those that a sweep is at work on are left out.
-        """
-        without = self.rates.choose()
-        checks, cells = self.rates.left(), self.cells()
-        left = [cell for cell in cells if not cell.finished]
-        for cell in checks + left:
-            if not cell.at_work:
-                print(cell.printed())
-        if checks:
-            print(f"{len(checks)} checks of learning rates; call again after them", file=sys.stderr)
-        open_ = len(self.options) - len(cells) + len(left)
-        print(f"{open_} of {len(self.options)} cells", file=sys.stderr)
-        for name, why in without.items():
+        """Prints a command for each trial and run that is neither finished nor at work."""
+        failed = self.rates.choose()
+        trials, sweep_runs = self.rates.missing(), self.runs()
+        missing = [run for run in sweep_runs if not run.finished]
+        for run in trials + missing:
+            if not run.at_work:
+                print(run.shell_command())
+        if trials:
+            print(f"{len(trials)} trials of learning rates; call again after them", file=sys.stderr)
+        left = len(self.grid_runs) - len(sweep_runs) + len(missing)
+        print(f"{left} of {len(self.grid_runs)} runs", file=sys.stderr)
+        for name, why in failed.items():
             print(f"{name}: {why}", file=sys.stderr)
 
     def write_table(self) -> None:
-        """Writes the table of all cells in the folder (:func:`fdpo.cli.tables.write_table`)."""
-        with locked(self.root / "locks" / "table"):
-            write_table(self.root, self.defaults, self.rates.of_cells())
+        """Writes the table of all finished runs in the folder."""
+        new_names = {old: new for new, old in self.program.former_names.items()}
+        write_table(self.root, self.defaults, new_names, self.rates.losses_by_run())
 
 
-def without_effect(options: Options, default_loss: str) -> Options:
-    """Returns the options without ``alpha`` and ``loss_args`` where the loss has no such."""
-    loss = options.get("loss", (default_loss,))[0]
-    known = set(loss_parameters(loss))
-
-    def applies(name: str, words: Words) -> bool:
-        if name == "loss_args":
-            return not known.isdisjoint(parameter_names(words[0]))
-        return name != "alpha" or name in known
-
-    return {name: words for name, words in options.items() if applies(name, words)}
-
-
-def parameter_names(loss_args: str) -> Iterable[str]:
-    """Returns the names in ``--loss_args``, and raises ``ValueError`` where there are none."""
-    try:
-        return json.loads(loss_args).keys()
-    except (ValueError, AttributeError):
-        raise ValueError(f"--loss_args: a JSON object is expected, found {loss_args!r}") from None
-
-
-def require_used(grid: Mapping[str, list[Words]], cells: Sequence[Options]) -> None:
-    """Raises ``ValueError`` for a value that no cell has."""
-    for name, values in grid.items():
-        used = {options[name] for options in cells if name in options}
-        if unused := [words for words in values if words not in used]:
-            raise ValueError(f"--{name} {' '.join(unused[0])}: no loss of the grid takes it")
-
-
-def command_line(options: Options) -> list[str]:
-    """Returns the options as words of a command."""
-    words = []
-    for name, values in options.items():
-        words += [f"--{name}={values[0]}"] if len(values) == 1 else [f"--{name}", *values]
-    return words
+def migrate(root: Path) -> None:
+    """Gives the folders of a sweep by version 0.1 their new names."""
+    for old, new in {"cells": "runs", "checks": "trials"}.items():
+        for folder in (root / old).glob("*"):
+            if not (root / new / folder.name).exists():
+                (root / new).mkdir(exist_ok=True)
+                folder.rename(root / new / folder.name)
+        with suppress(OSError):  # missing, or not empty
+            (root / old).rmdir()
+    shutil.rmtree(root / "locks", ignore_errors=True)
 
 
 def digest(value: Any) -> str:
@@ -360,20 +348,14 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value).encode(), digest_size=5).hexdigest()
 
 
-def loss_label(parsed: Mapping[str, Any]) -> str:
+def loss_label(resolved: Options) -> str:
     """Returns the loss and its alpha, fit for a file's name."""
-    alpha = "" if parsed["alpha"] is None else f"-{parsed['alpha']:g}"
-    return runs.file_name(parsed["loss"] + alpha)[:40]
-
-
-def label(parsed: Mapping[str, Any]) -> str:
-    """Returns what a reader tells cells by, fit for a file's name."""
-    rate = f"lr{parsed['learning_rate']:g}"
-    return f"{loss_label(parsed)}-beta{parsed['beta']:g}-{rate}-seed{parsed['seed']}"
+    alpha = "" if resolved["alpha"] is None else f"-{resolved['alpha']:g}"
+    return runs.file_name(resolved["loss"] + alpha)[:40]
 
 
 def tracking(report_to: Any, group: str, name: str) -> dict[str, str]:
-    """Returns the variables that make a cell a run of the sweep's group in wandb."""
+    """Returns the variables that make a run one of the sweep's group in wandb."""
     trackers = report_to.split(",") if isinstance(report_to, str) else report_to or ()
     if not {"wandb", "all"} & set(trackers):
         return {}

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from filelock import FileLock
 from torch import Tensor
-
-from fdpo.runs.locks import locked
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -100,14 +99,10 @@ def sharded(
     missing = [part for part in mine if not done(part)]
     total, left = sum(map(size, mine)), sum(map(size, missing))
     results = []
-    bar: Any = tqdm(
-        desc=title,
-        total=total,
-        initial=total - left,
-        unit=f" {unit}",
-        disable=not is_main_process(),
-    )
-    with bar:
+    hidden = not is_main_process()
+    with tqdm(
+        desc=title, total=total, initial=total - left, unit=f" {unit}", disable=hidden
+    ) as bar:
         for part in missing:
             results.append(compute(part))
             bar.update(size(part))
@@ -145,7 +140,7 @@ def run_first(command: Sequence[str], target: Path) -> None:
     with partial_state().main_process_first():
         if target.exists():
             return
-        with locked(target.parent.with_name(f".{target.parent.name}.lock")):
+        with FileLock(target.parent.with_name(f".{target.parent.name}.lock")):
             if target.exists():
                 return
             print("making preference data first:", shlex.join(command), flush=True)

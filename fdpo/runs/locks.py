@@ -1,45 +1,31 @@
-"""Locks between processes, which end with the processes that hold them, however those end.
+"""File locks that child processes inherit.
 
-A lock is a file under ``flock``; its descriptor can be passed on to a child, and the lock is held
-until parent and child are both gone. The file stays: to remove it would give two processes a lock.
+Such a lock ends with the last process that has its descriptor, however that process ends. Where no
+child is involved use ``filelock.FileLock``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 
-def claim(path: str | Path, *, wait: bool = False) -> int | None:
-    """Returns a descriptor that holds the lock until it is closed; ``None`` if another has it.
+def hold(path: str | Path) -> int:
+    """Waits for the lock and returns a descriptor that holds it, to be passed to a child."""
+    import fcntl  # missing on Windows, where only a sweep fails
 
-    Arguments:
-        path: The lock's file, made where it is missing.
-        wait: Whether to wait until the lock is free.
-    """
-    import fcntl  # which Windows lacks, where only what needs a lock should fail
-
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except BaseException:  # Ctrl-C while it waits
-        os.close(descriptor)
-        raise
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
     return descriptor
 
 
-@contextmanager
-def locked(path: str | Path) -> Iterator[None]:
-    """Waits for the lock and holds it inside."""
-    descriptor = claim(path, wait=True)
-    assert descriptor is not None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
+def is_held(path: str | Path) -> bool:
+    """Returns whether a process holds the lock of an existing file."""
+    import fcntl
+
+    with open(path, "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from transformers import (
 )
 from trl import pack_dataset
 
+from fdpo.preferences.prompts import clean_review
 from fdpo.runs.rows import read_rows
 
 BOS, EOS, PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
@@ -91,11 +91,6 @@ def load_texts(source: str, held_out: int = 2000) -> Splits:
             f"--dataset {source}: {len(ranked)} texts, of which {held_out} are held out"
         )
     return Splits(ranked[held_out:], ranked[:held_out], labels)
-
-
-def clean_review(text: str) -> str:
-    """Replaces the ``<br />`` of web reviews by line breaks, as a person would read them."""
-    return re.sub(r"(?:\s*<br\s*/?>\s*)+", "\n", text).strip()
 
 
 def train_tokenizer(

@@ -1,12 +1,14 @@
-"""A stand-in for a training program: a few steps with a checkpoint each, and figures at the end.
+"""A stand-in for a training program: a few steps with a checkpoint each, and metrics at the end.
 
 It writes what it does to the ledger ``$LEDGER``: ``begin`` (``repeat`` if it was finished), each
 ``step`` and ``end``, with its folder and process. A beta of 13 fails; with a learning rate of 7 the
-loss is not a number, from 8 on training diverges; else the loss is least where the rate is beta.
+loss is not a number, from 8 on training diverges; otherwise the loss is least where the rate is
+beta. With ``$STUBBORN`` it ignores SIGTERM.
 """
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -17,6 +19,8 @@ for word in words:
     name, _, value = word.removeprefix("--").partition("=")
     options[name] = value or next(words)
 folder = Path(options["output_dir"])
+if "STUBBORN" in os.environ:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 resume = options.get("resume_from_checkpoint")
 
 
@@ -41,7 +45,7 @@ recorded = {"model": "small", "loss": "sigmoid", "learning_rate": 1.0, **options
 record = {"options": recorded, "git_commit": "abc", "commands": [" ".join(sys.argv)]}
 write(folder / "run.json", record | {"variables": variables})
 if options.get("beta") == "13":
-    print("a picture of a bar: 10 %", end="\r", file=sys.stderr)
+    print("a drawing of a bar: 10 %", end="\r", file=sys.stderr)
     raise ValueError("thirteen is too much")
 steps, rate = int(options.get("max_steps", 3)), float(options.get("learning_rate", 1))
 if rate >= 8:

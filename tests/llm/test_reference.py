@@ -12,9 +12,10 @@ from peft import LoraConfig
 
 from fdpo.llm.config import FDPOConfig
 from fdpo.llm.generation import reference_samples
-from fdpo.llm.generation.sampling import Completion, sample
+from fdpo.llm.generation.sampling import sample
 from fdpo.llm.models import load_model, load_tokenizer
 from fdpo.llm.trainer import FDPOTrainer
+from fdpo.preferences.generate import Completion
 from fdpo.runs.cache import ReferenceCache
 
 KEYS = torch.tensor([[1, 2], [3, 4], [5, -6]])

@@ -1,11 +1,10 @@
-"""Trains a grid of losses and strengths on the same pictures, and puts all figures into one table.
+"""Sweep of image training over losses, betas and seeds on the same pairs, with one table.
 
     python diffusion/sweep.py --loss sigmoid jsd alpha --alpha 0.3 0.7 --kappa 5 20 --seed 0 1
 
-Each cell is a run of ``diffusion/train.py``, whose options all may be given several values; the
-pairs are made by the first, and the reference is run once for a seed. ``--config
-diffusion/configs/sweep_mnist.yaml`` is the grid of results.ipynb; ``--print`` gives the commands,
-for Slurm and others.
+Each run is one of ``diffusion/train.py``, whose options may all be given several values. The first
+run makes the pairs, and the reference is evaluated once for a seed. ``--config sweep_mnist`` is the
+grid of results.ipynb; ``--print`` prints the commands, for Slurm and others.
 """
 
 from __future__ import annotations
@@ -19,9 +18,13 @@ TRAIN = sweeps.Program(
     types=(DataArguments, TrainConfig),
     # The seed is that of the times and the noise.
     reference=("model", "flow_times", "data", "data_root", "target", "seed", "timesteps_per_pair"),
-    steps="max_train_steps",
-    check={"logging_steps": "1", "eval_samples": "0", "validation_steps": "0"},
-    check_figure="loss",
+    trial=lambda steps: {
+        "max_train_steps": steps,
+        "logging_steps": 1,
+        "eval_samples": 0,
+        "validation_steps": 0,
+    },
+    trial_metric="loss",
 )
 
 

@@ -73,9 +73,9 @@ def evaluate(args: EvaluationArguments) -> tuple[Comparison, dict[str, Any], str
     """
     import torch
 
-    from fdpo.llm.evaluate import HELD_OUT_SEED, compare, held_out_prompts
-    from fdpo.llm.generation.prompts import read_prompts
+    from fdpo.llm.evaluate import HELD_OUT_SEED, SamplingConfig, compare, held_out_prompts
     from fdpo.llm.models import get_reference_name, load_model, load_tokenizer
+    from fdpo.preferences.prompts import read_prompts
     from fdpo.scorers import get_scorer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -98,10 +98,7 @@ def evaluate(args: EvaluationArguments) -> tuple[Comparison, dict[str, Any], str
         tokenizer,
         prompts,
         scorers,
-        samples=args.samples,
-        max_new_tokens=args.max_new_tokens,
-        batch_size=args.batch_size,
-        seed=seed,
+        SamplingConfig(args.samples, args.max_new_tokens, args.batch_size, seed),
         divergence=loss.resolve()[0] if loss else None,
         embed=args.embed,
         reference_cache=args.reference_cache,

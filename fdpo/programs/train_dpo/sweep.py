@@ -1,10 +1,10 @@
-"""Trains a grid of losses and strengths on the same pairs, and puts all figures into one table.
+"""Sweep of text training over losses, betas and seeds on the same pairs, with one table.
 
     python train_dpo/sweep.py --loss sigmoid jsd alpha --alpha 0.3 0.7 --beta 0.03 0.3 --seed 0 1
 
-Each cell is a run of ``train_dpo/train.py``, whose options all may be given several values; the
-pairs are made and the reference is run by the first. ``--config train_dpo/configs/sweep_imdb.yaml``
-is a grid with a check of learning rates; ``--print`` gives the commands, for Slurm and others.
+Each run is one of ``train_dpo/train.py``, whose options may all be given several values. The first
+run makes the pairs and the reference's log-probabilities for all. ``--config sweep_imdb`` is a grid
+with trials of learning rates; ``--print`` prints the commands, for Slurm and others.
 """
 
 from __future__ import annotations
@@ -20,9 +20,14 @@ TRAIN = sweeps.Program(
     types=TYPES,
     aliases=ALIASES,
     reference=("model_name_or_path", "model_revision", "dataset_name", "max_length", "dtype"),
-    steps="max_steps",
-    check={"eval_strategy": "steps", "eval_steps": "{steps}", "eval_num_prompts": "0"},
-    check_figure="eval_loss",
+    trial=lambda steps: {
+        "max_steps": steps,
+        "eval_strategy": "steps",
+        "eval_steps": float(steps),
+        "eval_num_prompts": 0,
+    },
+    trial_metric="eval_loss",
+    former_names={"eval_num_prompts": "eval_openings"},
 )
 
 

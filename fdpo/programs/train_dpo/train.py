@@ -97,8 +97,8 @@ def make_trainer(
 def select_prompts(args: DataArguments, data: DatasetDict, model: str) -> list[str]:
     """Returns the held-out prompts to compare on."""
     from fdpo.llm.evaluate import held_out_prompts
-    from fdpo.llm.generation.prompts import read_prompts
     from fdpo.llm.models import load_model, load_tokenizer
+    from fdpo.preferences.prompts import read_prompts
 
     source = args.eval_prompts or ("data" if args.dataset_name else "model")
     if source == "model":
@@ -134,7 +134,7 @@ def compare_samples(
     args: DataArguments, trainer: FDPOTrainer, reference: str, prompts: list[str], folder: Path
 ) -> dict[str, Any]:
     """Samples policy and reference, writes and prints the comparison, and returns its metrics."""
-    from fdpo.llm.evaluate import HELD_OUT_SEED, compare
+    from fdpo.llm.evaluate import HELD_OUT_SEED, SamplingConfig, compare
     from fdpo.llm.models import load_model
     from fdpo.scorers import get_scorer
 
@@ -145,9 +145,7 @@ def compare_samples(
         trainer.processing_class,
         prompts,
         {Path(name).name: get_scorer(name) for name in args.scorers},
-        samples=args.eval_samples,
-        max_new_tokens=args.eval_tokens,
-        seed=HELD_OUT_SEED,
+        SamplingConfig(args.eval_samples, args.eval_tokens, seed=HELD_OUT_SEED),
         divergence=trainer.divergence,
         reference_cache=trainer.args.reference_cache,
     )

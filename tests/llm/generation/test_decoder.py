@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from fdpo.llm.generation.decoder import Decoder, PreallocatedCacheLayer, inference
+from fdpo.llm.generation.batches import inference
+from fdpo.llm.generation.decoder import Decoder, PreallocatedCacheLayer
 from tests.llm.architectures import ALL, make_model
 
 PROMPTS = [[5, 9, 2, 7], [3], [8, 1, 4, 4, 6, 2]]
@@ -41,10 +42,10 @@ def test_every_copy_grows_as_if_it_were_alone(
         decoder = Decoder(model, PROMPTS, copies=COPIES)
         require_equal(decoder, sequences)
         for step in range(6):
-            if step == 2:  # some leave, one goes on twice
-                kept = torch.tensor([8, 0, 4, 4, 5])
-                decoder.select(kept)
-                sequences = [[*sequences[row]] for row in kept]
+            if step == 2:  # some leave, one continues twice
+                rows = torch.tensor([8, 0, 4, 4, 5])
+                decoder.select(rows)
+                sequences = [[*sequences[row]] for row in rows]
             added = tokens(len(sequences), step)
             decoder.append(added)
             for ids, token in zip(sequences, added.tolist(), strict=True):

@@ -14,7 +14,7 @@ import torch
 
 from fdpo import get_divergence
 from fdpo.estimators.calibration import calibration
-from fdpo.llm.generation.sampling import completion_log_probs
+from fdpo.llm.generation.scores import completion_log_probs
 from fdpo.llm.models import load_model, load_tokenizer
 
 ROOT = Path(__file__).parents[3]

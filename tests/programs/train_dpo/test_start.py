@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-PROGRAMS = ("train_dpo.train", "train_dpo.evaluate", "train_dpo.sft", "dataset.train_scorer")
+PROGRAMS = (
+    "train_dpo.train", "train_dpo.evaluate", "train_dpo.generate", "train_dpo.sft",
+    "dataset.main", "dataset.train_scorer",
+)  # fmt: skip
 HEAVY = ("datasets", "diffusers", "pandas", "trl.trainer.dpo_trainer", "transformers.trainer")
 SCRIPT = """
 import importlib, sys

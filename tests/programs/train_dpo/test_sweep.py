@@ -1,24 +1,17 @@
-"""The sweep of text training, with real runs of a tiny model."""
+"""Sweep of text training: real runs of a tiny model, and the presets."""
 
 from __future__ import annotations
 
-import importlib
 import json
+import shlex
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from safetensors.torch import load_file
 
+from fdpo.programs.train_dpo import sweep
 from fdpo.runs.rows import read_rows
-
-ROOT = Path(__file__).parents[3]
-
-
-def loaded(name: str) -> ModuleType:
-    module = importlib.import_module(f"fdpo.programs.train_dpo.{name}")
-    return module
 
 
 @pytest.mark.slow
@@ -30,8 +23,6 @@ def test_a_sweep_of_real_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FDPO_CACHE", str(tmp_path / "cache"))
-    for name in ("train", "sweep"):
-        monkeypatch.setitem(sys.modules, name, loaded(name))
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pair_rows))
     options = (
         "--model", tiny_model, "--dataset", "pairs.jsonl", "--scorers", "vader", "--use_cpu",
@@ -41,13 +32,37 @@ def test_a_sweep_of_real_runs(
         "--output_dir", "out",
     )  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["sweep.py", *map(str, options)])
-    sys.modules["sweep"].main()
+    sweep.main()
     choices = json.loads(Path("out/learning_rates.json").read_text())
-    assert all(0 < one["losses"]["0.001"] < 1 for one in choices.values())
+    assert all(0 < choice["losses"]["0.001"] < 1 for choice in choices.values())
     rows = read_rows("out/table.parquet")
     assert [(row["loss"], row["alpha"]) for row in rows] == [("alpha", 0.5), ("jsd", None)]
     assert {"vader", "vader_se", "reverse_kl", "commit", "seconds"} <= rows[0].keys()
-    # The reference was run once for each completion: no number of its is kept twice.
+    # The reference was run once for each completion: none is cached twice.
     files = [load_file(path) for path in Path("cache/reference").glob("*/*.safetensors")]
     keys = [tuple(key) for file in files for key in file["keys"].tolist()]
     assert len(keys) == len(set(keys)) > 0
+
+
+RUNS = {
+    "sweep_imdb": (40, "sigmoid-beta0.06-lr0.0001-seed0-39cd85df76"),
+    "losses_on_imdb": (7, "sigmoid-beta0.1-lr0.0003-seed42-dcdb7f4537"),
+}
+
+
+@pytest.mark.parametrize("preset", RUNS)
+def test_presets_name_the_same_runs_as_ever(
+    preset: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Results that are saved in the repository are known by these names."""
+    monkeypatch.chdir(tmp_path)
+    options = ["--config", preset, "--dataset", "runs/dataset-sweep", "--print"]
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *options])
+    sweep.main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "train.py" in line]
+    names = [Path(shlex.split(line)[-1]).name for line in lines]
+    number, first = RUNS[preset]
+    assert len(names) == number and names[0] == first

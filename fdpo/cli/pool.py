@@ -1,0 +1,292 @@
+"""Runs of a sweep, each in a process of its own, several at a time.
+
+A sweep's folder holds ``runs`` and ``trials`` (run folders) and ``logs`` (the output of each
+attempt). A run is finished when its folder holds ``metrics.json``, the last file that a program
+writes; one with ``run.json`` alone was interrupted and resumes from its last checkpoint. A run's
+process locks its log: if the sweep is killed and the process lives on, the next sweep waits for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fdpo import runs
+from fdpo.runs.interrupts import Interrupts
+from fdpo.runs.locks import hold, is_held
+
+POLL = 0.05  # seconds between looks at processes and signals
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """A run of a sweep.
+
+    Arguments:
+        root: The sweep's folder.
+        name: The name of its options: runs with other options have other names.
+        kind: ``runs`` or ``trials``.
+        program: The program.
+        options: The options that the sweep gives it.
+        reference: A name shared by runs that have data and reference in common.
+        environment: Variables of its process.
+    """
+
+    root: Path
+    name: str
+    kind: str = "runs"
+    program: Path = Path()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    reference: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.root / self.kind / self.name
+
+    @property
+    def finished(self) -> bool:
+        """True once its metrics exist."""
+        return (self.folder / runs.METRICS).exists()
+
+    @property
+    def nonfinite(self) -> bool:
+        """True if its training ended with numbers that are not finite."""
+        return not self.finished and (self.folder / runs.NONFINITE).exists()
+
+    @property
+    def at_work(self) -> bool:
+        """True while a process of a sweep works on it."""
+        logs = self.logs()
+        return bool(logs) and is_held(logs[-1])
+
+    def logs(self) -> list[Path]:
+        """Returns the logs of its attempts, the oldest first."""
+        logs = (self.root / "logs").glob(f"{self.name}.*.txt")
+        return sorted(logs, key=lambda path: int(path.suffixes[-2][1:]))
+
+    def command(self) -> list[str]:
+        """Returns the command that starts or resumes the run from the working folder."""
+        program = self.program
+        if program.is_relative_to(Path.cwd()):  # a record is of use on other machines too
+            program = program.relative_to(Path.cwd())
+        words = [word for option in self.options.items() for word in option_words(*option)]
+        command = [sys.executable, str(program), *words, "--output_dir", str(self.folder)]
+        started = (self.folder / runs.RECORD).exists()
+        return [*command, *(["--resume_from_checkpoint", "last"] if started else [])]
+
+    def shell_command(self) -> str:
+        """Returns the command with the variables of its process, for a shell."""
+        variables = [f"{name}={value}" for name, value in self.environment.items()]
+        return shlex.join([*(["env", *variables] if variables else []), *self.command()])
+
+    def start(self, environment: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], Path]:
+        """Starts the process with a new log, which it locks as long as it lives."""
+        log = self.root / "logs" / f"{self.name}.{len(self.logs()) + 1}.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb", buffering=0) as output:
+            output.write(f"{datetime.now(UTC).isoformat()} {self.shell_command()}\n".encode())
+            lock = hold(log)
+            process = subprocess.Popen(
+                self.command(),
+                env={**os.environ, **environment, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=[lock],
+                start_new_session=True,  # the sweep passes Ctrl-C on, once
+            )
+            os.close(lock)
+        return process, log
+
+    def seconds(self) -> float | None:
+        """Returns the time of all attempts at the finished run; ``None`` if no sweep ran it.
+
+        An attempt lasts from the time in its log's first line to its last output or the metrics.
+        """
+        total, logs = None, self.logs()
+        for log in logs:
+            with log.open(encoding="utf-8", errors="replace") as file:
+                begin = file.readline().split(" ")[0]
+            end = [log, self.folder / runs.METRICS] if log == logs[-1] else [log]
+            if begin:  # nothing if the sweep was killed between two lines of code
+                took = max(path.stat().st_mtime for path in end)
+                took -= datetime.fromisoformat(begin).timestamp()
+                total = (total or 0.0) + max(0.0, took)
+        return total
+
+
+class Pool:
+    """Workers that run one process each at a time.
+
+    Of the runs with one reference the first runs alone until one has finished: it creates missing
+    data and caches the reference's numbers for the others. Several workers share the GPUs, in turn,
+    and the cores, unless ``OMP_NUM_THREADS`` is set.
+
+    Arguments:
+        sweep_runs: The runs, in their order; finished ones are skipped.
+        jobs: The number of workers.
+        on_finish: Called with each run that finishes.
+    """
+
+    def __init__(
+        self, sweep_runs: Sequence[SweepRun], jobs: int, on_finish: Callable[[SweepRun], object]
+    ) -> None:
+        self.jobs, self.on_finish, self.free = jobs, on_finish, list(range(jobs))
+        self.waiting = [run for run in sweep_runs if not run.finished]
+        self.orphans = [run for run in self.waiting if run.at_work]  # of a sweep that was killed
+        self.ready = {run.reference for run in sweep_runs if run.finished}
+        self.total, self.ended = len(sweep_runs), len(sweep_runs) - len(self.waiting)
+        self.running: dict[Future[tuple[int, Path]], tuple[SweepRun, int, float]] = {}
+        self.seconds: list[float] = []
+        self.failed: dict[str, str] = {}
+        self.signal = 0  # to send to all processes
+
+    def run(self) -> dict[str, str]:
+        """Runs what is not finished; returns the reasons of failures by the names of runs.
+
+        Ctrl-C and SIGTERM are passed on to the processes, which save and end before
+        ``KeyboardInterrupt`` is raised. A second Ctrl-C kills them.
+        """
+        if self.orphans:
+            print(
+                f"waiting for processes of a sweep that was killed: {len(self.orphans)}", flush=True
+            )
+        interrupts = Interrupts()
+        interrupts.watch()
+        with ThreadPoolExecutor(self.jobs) as threads:
+            try:
+                while self.running or (self.waiting and not self.signal):
+                    if interrupts.stopped and not self.signal:
+                        print("stopping: waiting for the runs at work to save", flush=True)
+                        self.signal = signal.SIGTERM
+                    self._start(threads)
+                    for future in [future for future in self.running if future.done()]:
+                        self._end(future)
+                    time.sleep(POLL)
+            except BaseException:
+                self.signal = signal.SIGKILL
+                raise
+            finally:
+                interrupts.release()
+        if interrupts.stopped:
+            raise KeyboardInterrupt
+        return self.failed
+
+    def _start(self, threads: ThreadPoolExecutor) -> None:
+        """Starts runs while there are free workers."""
+        self.orphans = [run for run in self.orphans if run.at_work]
+        for run in [run for run in self.waiting if run not in self.orphans]:
+            at_work = [*self.orphans, *(run for run, _, _ in self.running.values())]
+            busy = {run.reference for run in at_work} - self.ready
+            if run.finished:
+                self.waiting.remove(run)
+                self._finish(run, "finished by another process")
+            elif self.free and run.reference not in busy and not self.signal:
+                self.waiting.remove(run)
+                worker = self.free.pop(0)
+                future = threads.submit(self._process, run, worker)
+                self.running[future] = run, worker, time.monotonic()
+
+    def _process(self, run: SweepRun, worker: int) -> tuple[int, Path]:
+        """Runs a process and passes signals on; returns its exit status and its log."""
+        process, log = run.start(self._share(worker))
+        sent = 0
+        while process.poll() is None:
+            if sent != self.signal:
+                sent = self.signal
+                os.killpg(process.pid, sent)
+            time.sleep(POLL)
+        return process.returncode, log
+
+    def _share(self, worker: int) -> dict[str, str]:
+        """Returns the variables that give a worker its GPU and its cores."""
+        if self.jobs == 1:
+            return {}
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        share = {"OMP_NUM_THREADS": str(max(1, (cores or 1) // self.jobs)), **os.environ}
+        devices = share.get("CUDA_VISIBLE_DEVICES")
+        if devices is None:
+            devices = ",".join(map(str, range(torch.cuda.device_count())))
+        names = [name for name in devices.split(",") if name]
+        return share | ({"CUDA_VISIBLE_DEVICES": names[worker % len(names)]} if names else {})
+
+    def _end(self, future: Future[tuple[int, Path]]) -> None:
+        """Takes note of a process that ended."""
+        run, worker, begin = self.running.pop(future)
+        self.free.append(worker)
+        code, log = future.result()
+        if run.finished and code == 0:
+            self.seconds.append(time.monotonic() - begin)
+            self._finish(run, duration(self.seconds[-1]))
+        elif not self.signal:
+            self.failed[run.name] = f"{failure(log, code)}; see {log}"
+            self._report(run, f"FAILED: {self.failed[run.name]}")
+
+    def _finish(self, run: SweepRun, outcome: str) -> None:
+        self.ready.add(run.reference)
+        self.on_finish(run)
+        self._report(run, outcome)
+
+    def _report(self, run: SweepRun, outcome: str) -> None:
+        """Prints the outcome of a run, and the time left if the others take as long on average."""
+        self.ended += 1
+        outcome += f"; {len(self.failed)} failed" if self.failed else ""
+        if self.seconds:
+            mean, now = sum(self.seconds) / len(self.seconds), time.monotonic()
+            rest = sum(max(0.0, mean - (now - begin)) for _, _, begin in self.running.values())
+            left = (mean * len(self.waiting) + rest) / self.jobs
+            outcome += f"; about {duration(left)} left"
+        print(f"[{self.ended}/{self.total}] {run.name}: {outcome}", flush=True)
+
+
+def finished_runs(root: Path) -> list[Path]:
+    """Returns the run folders of a sweep's finished runs, in the order of their names."""
+    return sorted(path.parent for path in root.glob(f"runs/*/{runs.METRICS}"))
+
+
+def option_words(name: str, value: Any) -> list[str]:
+    """Returns the words that give an option a value on a command line.
+
+    Example:
+        >>> option_words("beta", 1.0), option_words("scorers", ["a", "b"])
+        (['--beta=1'], ['--scorers', 'a', 'b'])
+    """
+    first, *rest = map(option_text, value if isinstance(value, list) else [value])
+    return [f"--{name}", first, *rest] if rest else [f"--{name}={first}"]
+
+
+def option_text(value: Any) -> str:
+    """Returns a single value as it is written on a command line."""
+    return value if isinstance(value, str) else json.dumps(value).removesuffix(".0")
+
+
+def failure(log: Path, code: int) -> str:
+    """Returns why a process ended: its status and the last line with an error, or the last line."""
+    lines = re.split(r"[\r\n]+", log.read_text(encoding="utf-8", errors="replace"))[1:]
+    lines = [line.strip() for line in lines if line.strip()] or [""]
+    last = next((line for line in reversed(lines) if "rror" in line), lines[-1])
+    status = f"ended by signal {-code}" if code < 0 else f"exit status {code}"
+    return f"{status}: {last}" if last else status
+
+
+def duration(seconds: float) -> str:
+    """Returns seconds for a reader: 45 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
