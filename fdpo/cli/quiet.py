@@ -21,7 +21,7 @@ LOGGED = {
     "transformers.modeling_layers": ("Caching is incompatible with gradient checkpointing",),
     "transformers.tokenization_utils_base": ("Token indices sequence length is longer than",),
 }
-"""Messages that loggers drop, by their beginnings."""
+"""Texts by which loggers drop messages."""
 
 WARNED = (
     (".*gradient_checkpointing", FutureWarning),  # TRL sets it under its former name
@@ -31,18 +31,15 @@ WARNED = (
 
 
 class DropMessages(logging.Filter):
-    """A filter that drops messages by their beginnings.
+    """A filter that drops every message with one of some texts in it."""
 
-    Arguments:
-        beginnings: The beginnings.
-    """
-
-    def __init__(self, beginnings: tuple[str, ...]) -> None:
+    def __init__(self, texts: tuple[str, ...]) -> None:
         super().__init__()
-        self.beginnings = beginnings
+        self.texts = texts
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(self.beginnings)
+        message = record.getMessage()
+        return not any(text in message for text in self.texts)
 
 
 @cache
@@ -51,8 +48,8 @@ def quiet_libraries() -> None:
 
     Programs call it first, because options warn too; the library itself never does.
     """
-    for name, beginnings in LOGGED.items():
-        logging.getLogger(name).addFilter(DropMessages(beginnings))
+    for name, texts in LOGGED.items():
+        logging.getLogger(name).addFilter(DropMessages(texts))
     for message, category in WARNED:
         warnings.filterwarnings("ignore", message, category)
     tqdm.__init__ = partialmethod(tqdm.__init__, delay=BAR_DELAY)  # also in its subclasses

@@ -113,7 +113,10 @@ def test_a_loss_on_the_command_line_discards_the_alpha_of_a_preset(
 
 
 def test_prompts_that_merge_with_completions_are_counted_in_one_line(
-    train: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    train: Run,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     rows = [
         {"prompt": f"{'the film ' * i}the fi", "chosen": "lm was fine", "rejected": "lm was bad"}
@@ -124,7 +127,7 @@ def test_prompts_that_merge_with_completions_are_counted_in_one_line(
     train("--dataset", data, "--test_share", 0, "--eval_num_prompts", 0, "--max_steps", 1)
     printed = capfd.readouterr()
     assert "3 of 6 prompts lose their last tokens" in printed.out
-    assert "not a prefix" not in printed.out + printed.err
+    assert "not a prefix" not in printed.out + printed.err + caplog.text
 
 
 @pytest.mark.parametrize("option", ["--eval_num_prompts", "--eval_openings"])
