@@ -27,7 +27,7 @@ import torch
 
 from fdpo import runs
 from fdpo.runs.interrupts import Interrupts
-from fdpo.runs.locks import claim
+from fdpo.runs.locks import hold, is_held
 
 POLL = 0.05  # seconds between looks at processes and signals
 
@@ -61,21 +61,19 @@ class SweepRun:
 
     @property
     def finished(self) -> bool:
-        """Whether its metrics exist."""
+        """True once its metrics exist."""
         return (self.folder / runs.METRICS).exists()
 
     @property
     def nonfinite(self) -> bool:
-        """Whether its training ended with numbers that are not finite."""
+        """True if its training ended with numbers that are not finite."""
         return not self.finished and (self.folder / runs.NONFINITE).exists()
 
     @property
     def at_work(self) -> bool:
-        """Whether a process of a sweep works on it."""
-        lock = claim(logs[-1]) if (logs := self.logs()) else -1
-        if lock is not None and lock >= 0:
-            os.close(lock)
-        return lock is None
+        """True while a process of a sweep works on it."""
+        logs = self.logs()
+        return bool(logs) and is_held(logs[-1])
 
     def logs(self) -> list[Path]:
         """Returns the logs of its attempts, the oldest first."""
@@ -88,10 +86,9 @@ class SweepRun:
         if program.is_relative_to(Path.cwd()):  # a record is of use on other machines too
             program = program.relative_to(Path.cwd())
         words = [word for option in self.options.items() for word in option_words(*option)]
-        resume = (
-            ["--resume_from_checkpoint", "last"] if (self.folder / runs.RECORD).exists() else []
-        )
-        return [sys.executable, str(program), *words, "--output_dir", str(self.folder), *resume]
+        command = [sys.executable, str(program), *words, "--output_dir", str(self.folder)]
+        started = (self.folder / runs.RECORD).exists()
+        return [*command, *(["--resume_from_checkpoint", "last"] if started else [])]
 
     def shell_command(self) -> str:
         """Returns the command with the variables of its process, for a shell."""
@@ -104,8 +101,7 @@ class SweepRun:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb", buffering=0) as output:
             output.write(f"{datetime.now(UTC).isoformat()} {self.shell_command()}\n".encode())
-            lock = claim(log, wait=True)
-            assert lock is not None
+            lock = hold(log)
             process = subprocess.Popen(
                 self.command(),
                 env={**os.environ, **environment, **self.environment},
@@ -168,7 +164,9 @@ class Pool:
         ``KeyboardInterrupt`` is raised. A second Ctrl-C kills them.
         """
         if self.orphans:
-            print(f"waiting: another process runs {self.orphans[0].name}", flush=True)
+            print(
+                f"waiting for processes of a sweep that was killed: {len(self.orphans)}", flush=True
+            )
         interrupts = Interrupts()
         interrupts.watch()
         with ThreadPoolExecutor(self.jobs) as threads:
@@ -222,12 +220,11 @@ class Pool:
             return {}
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         share = {"OMP_NUM_THREADS": str(max(1, (cores or 1) // self.jobs)), **os.environ}
-        every = ",".join(map(str, range(torch.cuda.device_count())))
-        if devices := [
-            name for name in share.get("CUDA_VISIBLE_DEVICES", every).split(",") if name
-        ]:
-            share["CUDA_VISIBLE_DEVICES"] = devices[worker % len(devices)]
-        return share
+        devices = share.get("CUDA_VISIBLE_DEVICES")
+        if devices is None:
+            devices = ",".join(map(str, range(torch.cuda.device_count())))
+        names = [name for name in devices.split(",") if name]
+        return share | ({"CUDA_VISIBLE_DEVICES": names[worker % len(names)]} if names else {})
 
     def _end(self, future: Future[tuple[int, Path]]) -> None:
         """Takes note of a process that ended."""
@@ -276,9 +273,7 @@ def option_words(name: str, value: Any) -> list[str]:
 
 def option_text(value: Any) -> str:
     """Returns a single value as it is written on a command line."""
-    if isinstance(value, float):
-        return repr(value).removesuffix(".0")
-    return json.dumps(value) if isinstance(value, dict) else str(value)
+    return value if isinstance(value, str) else json.dumps(value).removesuffix(".0")
 
 
 def failure(log: Path, code: int) -> str:

@@ -23,7 +23,8 @@ from typing import Any
 from fdpo.cli.arguments import fail, usage_errors
 from fdpo.runs.distributed import is_main_process
 from fdpo.runs.files import write_json, write_text
-from fdpo.runs.folder import METRICS, NONFINITE, RECORD, checkpoint, prepare, require_free
+from fdpo.runs.folder import METRICS, NONFINITE, RECORD, prepare, require_free
+from fdpo.runs.resume import checkpoint
 
 INTERRUPTED = 130
 """The exit status of a program that Ctrl-C or SIGTERM ended."""

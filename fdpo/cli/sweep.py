@@ -242,9 +242,9 @@ class Sweep:
         options = {name: value for name, value in options.items() if name != "seed"}
         resolved = self.resolve(options)
         rule = [self.args.learning_rates, self.args.check_steps]
-        strength = "".join(f"-{k}{resolved[k]:g}" for k in ("beta", "kappa") if k in options)
+        betas = "".join(f"-{k}{resolved[k]:g}" for k in ("beta", "kappa") if k in options)
         identity = self.identity(options, resolved)
-        return f"{loss_label(resolved)}{strength}-{digest([identity, rule])}"
+        return f"{loss_label(resolved)}{betas}-{digest([identity, rule])}"
 
     def trial(self, options: Options, rate: float) -> SweepRun:
         """Returns the trial of a learning rate with the options of a run."""

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from fdpo.llm.collator import PairBatch
 from fdpo.llm.forward import sum_by_completion
-from fdpo.losses.fdpo import LossOutput
 from fdpo.preferences.pairs import SIDES
 
 Mode = Literal["train", "eval"]
@@ -92,36 +91,6 @@ class PairMetrics:
         """Returns index and metrics of the first pair with a loss that is not finite, if any."""
         pairs = ((index, row) for index, row in self.rows() if not math.isfinite(row["loss"]))
         return next(pairs, None)
-
-
-def pair_columns(
-    losses: Tensor,
-    log_probs: tuple[Tensor, Tensor],
-    log_ratios: tuple[Tensor, Tensor],
-    output: LossOutput,
-) -> dict[str, Tensor]:
-    """Returns the metrics of pairs by name, each with shape (B).
-
-    Arguments:
-        losses: The losses, with shape (B).
-        log_probs: The policy's log-probabilities of the chosen and the rejected sides.
-        log_ratios: Those less the reference's.
-        output: The output of :func:`fdpo.fdpo_loss`.
-    """
-    return {
-        "loss": losses,
-        "logps/chosen": log_probs[0],
-        "logps/rejected": log_probs[1],
-        "log_ratios/chosen": log_ratios[0],
-        "log_ratios/rejected": log_ratios[1],
-        "rewards/chosen": output.chosen_rewards,
-        "rewards/rejected": output.rejected_rewards,
-        "rewards/margins": output.margins,
-        "rewards/accuracies": output.chosen_rewards > output.rejected_rewards,
-        "slopes/chosen": output.chosen_slopes,
-        "slopes/rejected": output.rejected_slopes,
-        "tail_fraction": output.in_tail,
-    }
 
 
 def append_pairs(path: Path, metrics: PairMetrics, *, step: int, beta: float) -> None:

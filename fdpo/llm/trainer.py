@@ -1,8 +1,8 @@
 r"""f-DPO for language models, on TRL's trainer.
 
 With :math:`\ell(y) = \log \pi_\theta(y \mid x) - \log \pi_\text{ref}(y \mid x)`, summed over the
-tokens of a completion in fp32, the trainer's whole part in the mathematics is to produce
-:math:`\ell_w` and :math:`\ell_l` for each pair; :func:`fdpo.fdpo_loss` does the rest.
+tokens of a completion in fp32, the trainer produces :math:`\ell_w` and :math:`\ell_l` of each
+pair; :mod:`fdpo.llm.loss` computes the loss from them.
 
 The loss enters through the documented extension point of ``trl.DPOTrainer``, its public
 ``compute_loss``; ``tests/llm/test_contract.py`` lists everything else of TRL that this relies on.
@@ -29,14 +29,8 @@ from fdpo.llm.collator import PairBatch, PairCollator
 from fdpo.llm.config import FDPOConfig
 from fdpo.llm.data import as_pairs, pair_name, with_pair_index
 from fdpo.llm.forward import model_inputs, packing_obstacle, sum_by_completion, token_log_probs
-from fdpo.llm.metrics import (
-    Means,
-    Mode,
-    PairMetrics,
-    append_pairs,
-    pair_columns,
-    token_metrics,
-)
+from fdpo.llm.loss import pair_losses
+from fdpo.llm.metrics import Means, Mode, PairMetrics, append_pairs, token_metrics
 from fdpo.llm.reference import Reference, has_sharded_weights
 from fdpo.llm.sampler import PairSampler
 from fdpo.preferences.pairs import SIDES, PairingConfig
@@ -149,19 +143,21 @@ class FDPOTrainer(DPOTrainer):
         router = {"output_router_logits": True} if self.aux_loss_enabled else {}
         unwrapped = self.accelerator.unwrap_model(model)
         outputs = token_log_probs(model, inputs, unwrapped, **router)
-        log_probs = sum_by_completion(outputs.log_probs, inputs["num_targets"])
-        chosen, rejected = log_probs[inputs["pairs"]].unbind(1)
-        ref_chosen, ref_rejected = self._reference_log_probs(inputs)
-        log_ratios = chosen - ref_chosen, rejected - ref_rejected
-        output = self.args.pair_losses(*log_ratios, self.divergence, self.preference)
-        lengths = inputs["num_targets"][inputs["pairs"][:, 0]].clamp(min=1)
-        losses = output.losses - self.args.sft_weight * chosen / lengths
+        num_targets, pairs = inputs["num_targets"], inputs["pairs"]
+        chosen, rejected = sum_by_completion(outputs.log_probs, num_targets)[pairs].unbind(1)
+        losses, metrics = pair_losses(
+            (chosen, rejected),
+            self._reference_log_probs(inputs),
+            num_targets[pairs[:, 0]],
+            self.args,
+            divergence=self.divergence,
+            preference=self.preference,
+        )
         loss = losses.mean()
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss
         with torch.no_grad():
-            columns = pair_columns(losses, (chosen, rejected), log_ratios, output)
-            self._record_pairs(inputs.get("pair_index"), columns)
+            self._record_pairs(inputs.get("pair_index"), metrics)
             self._record_tokens(inputs, outputs)
         if return_outputs:
             with torch.no_grad():

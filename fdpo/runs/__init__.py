@@ -9,16 +9,14 @@ from fdpo.runs.folder import (
     PACKAGES,
     RECORD,
     changes_metrics,
-    checkpoint,
     git_commit,
-    last_checkpoint,
     may_change,
     prepare,
-    recording_nonfinite,
     require_free,
     run_options,
     versions,
 )
+from fdpo.runs.resume import checkpoint, last_checkpoint
 
 __all__ = [
     "NONFINITE",
@@ -35,7 +33,6 @@ __all__ = [
     "may_change",
     "prepare",
     "read_json",
-    "recording_nonfinite",
     "replacing",
     "require_free",
     "run_options",

@@ -12,14 +12,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from fdpo.runs.distributed import is_main_process
-from fdpo.runs.files import read_json, to_plain, write_json, write_text
+from fdpo.runs.files import read_json, to_plain, write_json
 
 RECORD = "run.json"  # not config.json, which is the model's where save_pretrained writes
 METRICS = "metrics.json"
@@ -118,46 +117,6 @@ def run_options(folder: str | Path) -> dict[str, Any]:
     """Returns the options of the run in a folder, none where there is no record."""
     record = Path(folder) / RECORD
     return read_json(record)["options"] if record.is_file() else {}
-
-
-@contextmanager
-def recording_nonfinite(folder: Path) -> Iterator[None]:
-    """Writes to ``diverged.txt`` which loss or gradient was not finite (`FloatingPointError`)."""
-    try:
-        yield
-    except FloatingPointError as error:
-        write_text(folder / NONFINITE, f"{error}\n")
-        raise
-
-
-def last_checkpoint(output_dir: str | Path) -> Path | None:
-    """Returns the newest complete ``checkpoint-<step>`` of a run, if it has one.
-
-    A checkpoint is complete if it holds the trainer state, which the trainer writes last: after a
-    crash while saving, the run resumes from the checkpoint before.
-    """
-    checkpoints = {
-        int(path.parent.name.split("-")[1]): path.parent
-        for path in Path(output_dir).glob("checkpoint-*/trainer_state.json")
-        if re.fullmatch(r"checkpoint-\d+", path.parent.name)
-    }
-    return checkpoints[max(checkpoints)] if checkpoints else None
-
-
-def checkpoint(output_dir: str | Path, resume: str | None) -> str | None:
-    """Returns the checkpoint that ``--resume_from_checkpoint`` names: a path, or the ``last`` one.
-
-    ``None`` is the start, also of a run that was interrupted before its first checkpoint. Call it
-    before :func:`prepare`, which makes a run of any folder.
-    """
-    if resume == "last":
-        if not Path(output_dir, RECORD).exists():
-            raise ValueError(f"--resume_from_checkpoint last: {output_dir} holds no run")
-        last = last_checkpoint(output_dir)
-        return str(last) if last else None
-    if resume is not None and not Path(resume).is_dir():
-        raise ValueError(f"--resume_from_checkpoint {resume}: no such folder; 'last' is the newest")
-    return resume
 
 
 def versions() -> dict[str, str]:

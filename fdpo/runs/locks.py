@@ -1,7 +1,7 @@
-"""A file lock that a child process inherits.
+"""File locks that child processes inherit.
 
-It ends with the last process that holds its descriptor, however that process ends: a run whose
-sweep was killed still holds its lock. Where no child is involved use ``filelock.FileLock``.
+Such a lock ends with the last process that has its descriptor, however that process ends. Where no
+child is involved use ``filelock.FileLock``.
 """
 
 from __future__ import annotations
@@ -10,19 +10,22 @@ import os
 from pathlib import Path
 
 
-def claim(path: str | Path, *, wait: bool = False) -> int | None:
-    """Returns a descriptor that holds the lock until it is closed, or ``None`` if another has it.
-
-    Arguments:
-        path: The file to lock, created where it is missing.
-        wait: Whether to wait until the lock is free.
-    """
+def hold(path: str | Path) -> int:
+    """Waits for the lock and returns a descriptor that holds it, to be passed to a child."""
     import fcntl  # missing on Windows, where only a sweep fails
 
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
     return descriptor
+
+
+def is_held(path: str | Path) -> bool:
+    """Returns whether a process holds the lock of an existing file."""
+    import fcntl
+
+    with open(path, "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

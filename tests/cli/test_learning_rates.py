@@ -1,4 +1,4 @@
-"""Which rates are checked, and what rate other strengths get (the checks: test_sweeps.py)."""
+"""Rates to try next, and rates at betas without trials."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_a_power_law_goes_through_two_rates_and_between_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("losses", "found"),
+    ("losses", "rate"),
     [
         ({1e-4: 2.0, 2e-4: 1.0, 4e-4: 3.0}, None),
         ({1e-4: 1.0, 2e-4: 2.0, 4e-4: math.inf}, 5e-5),
@@ -26,5 +26,5 @@ def test_a_power_law_goes_through_two_rates_and_between_more() -> None:
         ({1e-4: 1.0}, None),
     ],
 )
-def test_the_next_rate_lies_beyond_the_best(losses: dict[float, float], found: float) -> None:
-    assert learning_rates.beyond(losses) == found
+def test_the_next_rate_is_beyond_the_best(losses: dict[float, float], rate: float) -> None:
+    assert learning_rates.beyond(losses) == rate

@@ -75,7 +75,7 @@ def test_everything_lands_in_one_table(sweep: Sweep, ledger: Path) -> None:
 
 def test_wandb_knows_the_group(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep("--seed", 0, "--report_to", "tensorboard,wandb") == 0
-    assert [found["WANDB_RUN_GROUP"] for found in variables()] == ["out"]
+    assert [run["WANDB_RUN_GROUP"] for run in variables()] == ["out"]
     assert sweep("--seed", 1, "--report_to", "wandb", "--print") == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("env WANDB_RUN_GROUP=out WANDB_NAME")
 

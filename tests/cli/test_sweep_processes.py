@@ -48,7 +48,7 @@ def test_ten_kills_lose_no_finished_run_and_repeat_none(
 ) -> None:
     monkeypatch.setenv("PAUSE", "0.1")
     chance = random.Random(0)
-    kept: set[tuple[str, int, int]] = set()
+    before: set[tuple[str, int, int]] = set()
     for attempt in range(10):
         old = {pid for _, _, pid in events(ledger)}
         process = run_forked(*GRID)
@@ -59,11 +59,11 @@ def test_ten_kills_lose_no_finished_run_and_repeat_none(
         assert process.exitcode == -signal.SIGKILL  # it had not come to its end
         if attempt % 2:  # otherwise the runs at work live on
             cut_power(ledger)
-        assert kept <= finished()
-        kept = finished()
+        assert before <= finished()
+        before = finished()
     process = run_forked(*GRID)
     process.join()
-    assert process.exitcode == 0 and len(table()) == len(finished()) == 25 and kept <= finished()
+    assert process.exitcode == 0 and len(table()) == len(finished()) == 25 and before <= finished()
     assert "repeat" not in {what for what, _, _ in events(ledger)}
     owners = defaultdict(list)
     for _, name, pid in events(ledger):
@@ -145,8 +145,8 @@ def test_jobs_share_cores_and_devices(sweep: Sweep, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PAUSE", "0.2")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(9), raising=False)
     assert sweep("--seed", 0, 1, 2, 3, "--jobs", 3) == 0
-    assert {found["OMP_NUM_THREADS"] for found in variables()} == {"3"}
-    assert {found["CUDA_VISIBLE_DEVICES"] for found in variables()} == {"3", "5"}
+    assert {run["OMP_NUM_THREADS"] for run in variables()} == {"3"}
+    assert {run["CUDA_VISIBLE_DEVICES"] for run in variables()} == {"3", "5"}
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert sweep("--seed", 4, "--jobs", 2) == 0
-    assert {found["OMP_NUM_THREADS"] for found in variables()} == {"3", "1"}
+    assert {run["OMP_NUM_THREADS"] for run in variables()} == {"3", "1"}

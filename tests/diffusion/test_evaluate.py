@@ -38,7 +38,7 @@ def test_samples_follow_from_the_seed(process: NoiseProcess) -> None:
 def test_one_bar_counts_all_model_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     bars: list[Any] = []
 
-    class Bar(tqdm):  # type: ignore[type-arg]
+    class Bar(tqdm):
         def __init__(self, **options: Any) -> None:
             super().__init__(**options, file=io.StringIO())
             bars.append(self)

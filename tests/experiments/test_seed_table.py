@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pandas import DataFrame
@@ -12,7 +13,7 @@ from pandas import DataFrame
 from experiments import seed_table
 
 
-def write_sweep(folder: Path, rows: list[dict[str, object]], logs: list[dict[str, float]]) -> None:
+def write_sweep(folder: Path, rows: list[dict[str, Any]], logs: list[dict[str, float]]) -> None:
     for row in rows:
         (folder / "runs" / str(row["run"])).mkdir(parents=True)
         lines = [json.dumps({"step": step, **log}) for step, log in enumerate(logs, 1)]
@@ -25,7 +26,7 @@ def printed(capsys: pytest.CaptureFixture[str], *options: object) -> list[list[s
         patch.setattr(sys, "argv", ["seed_table.py", *map(str, options)])
         seed_table.main()
     lines = capsys.readouterr().out.splitlines()
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [[text.strip() for text in line.strip("|").split("|")] for line in lines]
 
 
 def test_losses_on_imdb_with_the_goals_that_they_miss(
@@ -33,7 +34,7 @@ def test_losses_on_imdb_with_the_goals_that_they_miss(
 ) -> None:
     base = {f"base_{name}": 1.0 for name in ("imdb-sentiment", "distinct_2", "vader", "entropy")}
     base["base_imdb-sentiment_sd"] = 2.0
-    rows: list[dict[str, object]] = [
+    rows: list[dict[str, Any]] = [
         {"run": f"{loss}{seed}", "loss": loss, "seed": seed, **base, "imdb-sentiment": reward,
          "reverse_kl": kl, "js": 0.5, "distinct_2": 0.9, "vader": 1.5, "entropy": 1.0}
         for loss, reward, kl in (("jsd", 3.0, 4.0), ("fkl", 1.5, 30.0)) for seed in (0, 1)
@@ -52,7 +53,7 @@ def test_methods_on_mnist_with_the_share_on_the_way(
 ) -> None:
     metrics = {"out_of_distribution": 0.1, "variety": 0.8, "path_kl": 5.0, "base_share": 0.1}
     metrics |= {"base_out_of_distribution": 0.2, "base_variety": 0.9}
-    rows: list[dict[str, object]] = [
+    rows: list[dict[str, Any]] = [
         {"run": f"{method}{seed}", "loss": "sigmoid", "method": method, "seed": seed,
          "share": 0.4 + seed / 5, **metrics}
         for method in ("sft", "dpo") for seed in (0, 1)

@@ -107,29 +107,6 @@ def test_overwriting_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
     assert record["seed"] == 9 and len(record["commands"]) == 1
 
 
-def test_last_checkpoint_is_the_newest_complete_one(tmp_path: Path) -> None:
-    assert runs.last_checkpoint(tmp_path) is None
-    make_checkpoint(tmp_path, 90)
-    make_checkpoint(tmp_path, 200)
-    make_checkpoint(tmp_path, 300, complete=False)
-    (tmp_path / "checkpoint-best").mkdir()
-    (tmp_path / "checkpoint-best" / "trainer_state.json").touch()
-    assert runs.last_checkpoint(tmp_path) == tmp_path / "checkpoint-200"
-
-
-def test_checkpoint(tmp_path: Path) -> None:
-    assert runs.checkpoint(tmp_path, None) is None
-    with pytest.raises(ValueError, match="last: .* holds no run"):
-        runs.checkpoint(tmp_path, "last")
-    runs.prepare(tmp_path, CONFIG)
-    assert runs.checkpoint(tmp_path, "last") is None
-    path = make_checkpoint(tmp_path, 7)
-    assert runs.checkpoint(tmp_path, "last") == str(path)
-    assert runs.checkpoint("elsewhere", str(path)) == str(path)
-    with pytest.raises(ValueError, match="--resume_from_checkpoint absent: no such folder"):
-        runs.checkpoint(tmp_path, "absent")
-
-
 def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs.prepare(tmp_path / "a", CONFIG)
     monkeypatch.setenv("RANK", "1")

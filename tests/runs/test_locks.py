@@ -12,39 +12,34 @@ from pathlib import Path
 import pytest
 
 from fdpo.runs.distributed import run_first
-from fdpo.runs.locks import claim
+from fdpo.runs.locks import hold, is_held
 
 
 def test_a_lock_has_one_holder(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    held = claim(path)
-    assert held is not None and claim(path) is None
-    os.close(held)
+    held = hold(path)
+    assert is_held(path)
     with ThreadPoolExecutor(1) as pool:
-        held = claim(path)
-        assert held is not None
-        waiting = pool.submit(claim, path, wait=True)
+        waiting = pool.submit(hold, path)
         time.sleep(0.1)
         assert not waiting.done()
         os.close(held)
         held = waiting.result()
-    assert held is not None and claim(path) is None
+    assert is_held(path)
     os.close(held)
+    assert not is_held(path)
 
 
 def test_a_child_keeps_the_lock_of_a_parent_that_is_gone(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    held = claim(path)
-    assert held is not None
+    held = hold(path)
     child = subprocess.Popen(
         [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[held]
     )
     os.close(held)
-    assert claim(path) is None
+    assert is_held(path)
     child.communicate(b"\n")
-    free = claim(path)
-    assert free is not None
-    os.close(free)
+    assert not is_held(path)
 
 
 def test_programs_started_at_once_write_a_file_once(
