@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 
 def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
-    """Calls a function in a new process, whose memory is its own, and returns its result."""
+    """Calls a function in a new process, with separate memory, and returns its result."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 

@@ -40,10 +40,10 @@ from benchmarks.comparison import (
 )
 from fdpo.cli import arguments
 from fdpo.diffusion import DDPM, DiffusionConfig, DiffusionTrainer, ImagePairs
-from fdpo.diffusion.models import load
+from fdpo.diffusion.models import load_image_model
 from fdpo.runs.cache import OFF
 from fdpo.runs.distributed import keep_freed_memory
-from fdpo.tasks.mnist_data import load_mnist, target_pairs
+from fdpo.tasks.mnist import load_mnist, target_pairs
 
 PROGRAM = "benchmarks.diffusion"
 SIDES = ("plain", "plain, freed memory kept", "fdpo, first epoch", "fdpo, repeated")
@@ -116,7 +116,7 @@ class Sides:
     def __init__(self, args: Arguments, folder: Path) -> None:
         self.args, self.folder = args, folder
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model, process = load(args.model)
+        self.model, process = load_image_model(args.model)
         if not isinstance(process, DDPM):
             raise ValueError(f"--model {args.model} is not a diffusion model")
         self.process = process
@@ -144,7 +144,7 @@ class Sides:
         """Yields chosen and rejected images, in random order."""
         order = torch.tensor(self.pairs.pairs)[torch.randperm(len(self.pairs))]
         for batch in order.split(self.args.batch)[:updates]:
-            yield self.pairs.pictures[batch[:, 0]], self.pairs.pictures[batch[:, 1]]
+            yield self.pairs.images[batch[:, 0]], self.pairs.images[batch[:, 1]]
 
     def plain_seconds(self) -> float:
         """Trains by the published step for an epoch and returns the seconds."""
@@ -169,7 +169,7 @@ class Sides:
             with torch.no_grad():
                 for parameter in policy.parameters():
                     parameter += 1e-4 * torch.randn(parameter.shape).to(self.device)
-        examples = [trainer.drawn[0, index] for index in range(self.args.batch)]
+        examples = [trainer.dataset[0, index] for index in range(self.args.batch)]
         batch = {name: v.to(self.device) for name, v in default_collate(examples).items()}
         loss, _ = trainer.compute_loss(batch)
         times, noise = batch["times"][:, 0], batch["noise"][:, 0]

@@ -112,7 +112,7 @@ def main() -> None:
     with arguments.usage_errors(PROGRAM):
         splits = imdb.load_texts(args.dataset)
         model, tokenizer = load_model(args.model), load_tokenizer(args.model)
-    metrics = imdb.language_model_figures(model, tokenizer, splits.test)
+    metrics = imdb.language_model_metrics(model, tokenizer, splits.test)
     bits = {"model": metrics["bits_per_byte"], "5-gram": n_gram_bits(splits, args.model)}
     bits["xz"] = xz_bits(splits)
     print(f"perplexity {metrics['perplexity']:.2f} on {metrics['tokens']:,} tokens", end=" ")

@@ -125,7 +125,10 @@ def archive_row(sweep: Path, folder: Path) -> dict[str, Any]:
     """Returns the row of a finished run."""
     measurements(folder)  # writes the file
     seconds = SweepRun(sweep, folder.name).seconds()
-    row = {"run": folder.name, "seconds": None if seconds is None else round(seconds)}
+    row: dict[str, Any] = {
+        "run": folder.name,
+        "seconds": None if seconds is None else round(seconds),
+    }
     row |= {name: runs.read_json(folder / file) for name, file in FILES.items()}
     return row | {"record": portable_models(row["record"])}
 

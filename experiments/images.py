@@ -18,7 +18,7 @@ from fdpo.cli import arguments
 from fdpo.cli.pool import finished_runs
 from fdpo.diffusion.evaluate import HELD_OUT_SEED, sample_images
 from fdpo.diffusion.images import tiled, to_image
-from fdpo.diffusion.models import load
+from fdpo.diffusion.models import load_image_model
 from fdpo.plotting import method_label
 
 PROGRAM = "experiments.images"
@@ -80,7 +80,7 @@ def draw_samples(path: str, models: list[tuple[str, str]], columns: int) -> None
 
     figure = Figure(figsize=(8.5, 0.55 * len(models)), layout="constrained")
     for axis, (label, folder) in zip(figure.subplots(len(models), 1), models, strict=True):
-        row = tiled(sample_images(*load(folder), columns, seed=HELD_OUT_SEED), columns)
+        row = tiled(sample_images(*load_image_model(folder), columns, seed=HELD_OUT_SEED), columns)
         axis.imshow(to_image(row), cmap="gray", vmin=0, vmax=255)
         axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
         axis.set(xticks=[], yticks=[])

@@ -158,7 +158,7 @@ BETWEEN: dict[float, tuple[object, ...]] = {
     3.5: ("--loss", "chi2_kl"),
     6: ("--loss", "chi2_kl"),
 }
-"""Further values of beta for some methods, between which the levels of the questions lie."""
+"""Further values of beta for some methods, around the levels of the questions."""
 
 
 def text(args: Arguments) -> None:

@@ -1,4 +1,4 @@
-"""Shared by all tests: no network, and where the real data is."""
+"""Fixtures of all tests: no network, the folder of real data, a tiny model, pairs."""
 
 import os
 import tempfile
@@ -32,11 +32,11 @@ def sentence(i: int, size: int) -> str:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an untrained GPT-2 of two layers, context 64, and its tokenizer."""
-    from fdpo.tasks import imdb as pretraining
+    from fdpo.tasks import imdb
 
     folder = tmp_path_factory.mktemp("tiny-gpt2")
-    tokenizer = pretraining.train_tokenizer([sentence(i, 40) for i in range(50)], vocab_size=320)
-    model = pretraining.gpt2_from_scratch(tokenizer, width=32, layers=2, heads=2, context=64)
+    tokenizer = imdb.train_tokenizer([sentence(i, 40) for i in range(50)], vocab_size=320)
+    model = imdb.gpt2_from_scratch(tokenizer, width=32, layers=2, heads=2, context=64)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -25,5 +25,7 @@ def docstrings(path: Path) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_are_short_and_docstrings_are_no_questions(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST
-    questions = [name for name, text in docstrings(path) if re.match(r"(What|How|Whether|Which)\b", text)]
+    questions = [
+        name for name, text in docstrings(path) if re.match(r"(What|How|Whether|Which)\b", text)
+    ]
     assert questions == []

@@ -168,7 +168,7 @@ def usage_errors(program: str) -> Iterator[None]:
 
 
 class _Parser(HfArgumentParser):
-    """transformers' parser without defaults, whose mistakes are ``ValueError``\ s."""
+    """transformers' parser without defaults, which raises ``ValueError`` for every mistake."""
 
     def __init__(self, types: Sequence[type], aliases: Mapping[str, str]) -> None:
         super().__init__(types, allow_abbrev=False, add_help=False, exit_on_error=False)
@@ -244,7 +244,7 @@ class _Parser(HfArgumentParser):
         return values
 
     def build(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Returns the dataclasses' instances; errors of ``__post_init__`` are ``ValueError``\ s."""
+        """Returns the dataclasses' instances; an error of ``__post_init__`` is a ``ValueError``."""
         for field in (field for one in self.types for field in option_fields(one)):
             if field.name not in values and default_value(field) is MISSING:
                 raise ValueError(f"--{field.name} is needed")

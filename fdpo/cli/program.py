@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from fdpo.cli.arguments import fail, usage_errors
+from fdpo.runs.distributed import is_main_process
 from fdpo.runs.files import write_json, write_text
-from fdpo.runs.folder import METRICS, NONFINITE, checkpoint, prepare, require_free
+from fdpo.runs.folder import METRICS, NONFINITE, RECORD, checkpoint, prepare, require_free
 
 INTERRUPTED = 130
 """The exit status of a program that Ctrl-C or SIGTERM ended."""
@@ -36,6 +37,9 @@ class Run:
         options: Every option by name, which ``run.json`` records.
         resume: The value of ``--resume_from_checkpoint``.
         overwrite: Whether to replace a run in the folder.
+        repeatable: Whether the same command resumes the run in the folder, without
+            ``--resume_from_checkpoint``; a folder that holds anything else is refused.
+        aliases: Other names of options, which the record of an older run may hold.
 
     Attributes:
         folder: The folder.
@@ -53,26 +57,52 @@ class Run:
         *,
         resume: str | None = None,
         overwrite: bool = False,
+        repeatable: bool = False,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self.options, self.resume = Path(output_dir), options, resume
-        self.overwrite, self.started = overwrite, False
+        self.overwrite, self.aliases, self.started = overwrite, aliases, False
         self.checkpoint = checkpoint(output_dir, resume)
+        if repeatable:
+            if not is_main_process():
+                return  # the first process may have started already
+            self.resume = self._resumable_run()
         if not overwrite:
-            require_free(output_dir, options, resume=resume)
+            require_free(output_dir, options, self.resume, aliases)
+
+    def _resumable_run(self) -> str | None:
+        """Returns the folder if it holds a run; raises `ValueError` if it holds anything else."""
+        if (self.folder / RECORD).exists():
+            return str(self.folder)
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            raise ValueError(f"--output_dir {self.folder} holds something else: choose another")
+        return None
 
     def start(self) -> None:
         """Writes ``run.json``: the set-up is done."""
-        prepare(self.folder, self.options, resume=self.resume, overwrite=self.overwrite)
+        prepare(
+            self.folder,
+            self.options,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            aliases=self.aliases,
+        )
         self.started = True
 
     def exit_if(self, interrupted: bool, step: int) -> None:
         """Exits with status 130, saying how to resume, if the training was interrupted."""
         if interrupted:
-            print(f"stopped at step {step}; --resume_from_checkpoint last resumes")
+            if is_main_process():
+                print(f"stopped at step {step}; --resume_from_checkpoint last resumes")
             sys.exit(INTERRUPTED)
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
-        """Writes ``metrics.json``, the last file of a run, and prints the folder."""
+        """Writes ``metrics.json``, the last file of a run, and prints the folder.
+
+        With several processes the first one does.
+        """
+        if not is_main_process():
+            return
         write_json(self.folder / METRICS, metrics)
         print(f"run folder: {self.folder}")
 
@@ -85,6 +115,8 @@ def training_run(
     *,
     resume: str | None = None,
     overwrite: bool = False,
+    repeatable: bool = False,
+    aliases: Mapping[str, str] | None = None,
 ) -> Iterator[Run]:
     """Yields a :class:`Run` and ends the program as its user expects.
 
@@ -94,10 +126,17 @@ def training_run(
 
     Arguments:
         program: The name that errors begin with.
-        output_dir, options, resume, overwrite: Those of :class:`Run`.
+        output_dir, options, resume, overwrite, repeatable, aliases: Those of :class:`Run`.
     """
     with usage_errors(program):
-        run = Run(output_dir, options, resume=resume, overwrite=overwrite)
+        run = Run(
+            output_dir,
+            options,
+            resume=resume,
+            overwrite=overwrite,
+            repeatable=repeatable,
+            aliases=aliases,
+        )
     try:
         yield run
     except FloatingPointError as error:
@@ -109,5 +148,6 @@ def training_run(
             raise
         fail(program, error)
     except KeyboardInterrupt:
-        print(f"\ninterrupted; {run.folder} keeps its checkpoints", file=sys.stderr)
+        state = "the same command resumes" if repeatable else f"{run.folder} keeps its checkpoints"
+        print(f"\ninterrupted; {state}", file=sys.stderr)
         sys.exit(INTERRUPTED)

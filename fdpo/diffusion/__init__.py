@@ -1,8 +1,12 @@
 """Image models: noise processes, log-ratios, the trainer and pixel models."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from fdpo.diffusion.config import DiffusionConfig
 from fdpo.diffusion.dataset import ImagePairs, PairDataset
-from fdpo.diffusion.models import PixelUNet
 from fdpo.diffusion.noise import (
     DDPM,
     Flow,
@@ -11,7 +15,10 @@ from fdpo.diffusion.noise import (
     log_ratios,
     process_from_scheduler,
 )
-from fdpo.diffusion.trainer import DiffusionTrainer
+
+if TYPE_CHECKING:
+    from fdpo.diffusion.models import PixelUNet
+    from fdpo.diffusion.trainer import DiffusionTrainer
 
 # The names of version 0.1.
 DrawnPairs = PairDataset
@@ -36,3 +43,12 @@ __all__ = [
     "process_from_scheduler",
     "process_of",
 ]
+
+_LAZY = {"DiffusionTrainer": "trainer", "PixelUNet": "models"}
+"""Names whose modules import diffusers and Accelerate, which takes seconds."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -1,15 +1,15 @@
-"""Pairs of pictures with the times and noise they are trained on.
+"""Image preference pairs with the times and noise of each training sample.
 
-A pair has draws of its own in every epoch, a function of the run's seed, the epoch and the pair
-alone: neither the batch it falls into nor the number of processes matters, and a resumed run sees
-the same. Both sides share them.
+The times and noise of a pair are a function of the run's seed, the epoch and the pair's index, so
+neither the batch size nor the number of processes changes them, and a resumed run repeats them.
+Both sides of a pair share them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Required, TypedDict
 
 import numpy as np
 import torch
@@ -22,36 +22,68 @@ from fdpo.runs.cache import array_key
 from fdpo.runs.seeds import derived_seed
 
 Key = tuple[int, int]
-"""The epoch and the number of a pair."""
+"""The epoch and the index of a pair."""
+
+
+class ImagePairBatch(TypedDict, total=False):
+    """A batch of B pairs of images (or latents), each with S times and noises.
+
+    Fields:
+        index: The indices of the pairs, with shape (B).
+        times: The times, with shape (B, S).
+        noise: The noise, with shape (B, S, C, H, W).
+        chosen: The chosen images, with shape (B, C, H, W).
+        rejected: The rejected images, with shape (B, C, H, W); absent if the loss does not compare.
+        conditions: For each side, the further arguments of the model by name.
+        keys: For each side, the keys of the reference cache, with shape (B, S, 2).
+    """
+
+    index: Required[Tensor]
+    times: Required[Tensor]
+    noise: Required[Tensor]
+    chosen: Required[Tensor]
+    rejected: Tensor
+    conditions: Mapping[str, Mapping[str, Any]]
+    keys: Mapping[str, Tensor]
 
 
 class Pairs(Protocol):
-    """Pairs of pictures: what :class:`PairDataset` takes.
+    """Pairs of images for :class:`PairDataset`."""
 
-    A pair holds ``chosen`` and ``rejected`` (which a trainer that only imitates the chosen does not
-    ask for), tensors with shape (C, H, W), and may hold
-    ``conditions``, a mapping with the sides' mappings ``chosen`` and ``rejected`` of what the model
-    is called with besides. Where the pictures are yet to be encoded it says with ``noise_shape``
-    what they will be noised as, and may hold whatever the trainer's ``encode`` takes instead of the
-    sides. A random change of the pictures (a crop, a flip) is to be a function of
-    the generator, once for both sides.
-    """
+    def __len__(self) -> int:
+        """Returns the number of pairs."""
+        ...
 
-    def __len__(self) -> int: ...
+    def pair(self, index: int, generator: torch.Generator) -> Mapping[str, Any]:
+        """Returns a pair by name.
 
-    def pair(self, index: int, generator: torch.Generator) -> Mapping[str, Any]: ...
+        Its fields are ``chosen`` and ``rejected``, tensors with shape (C, H, W) (a method that does
+        not compare needs no ``rejected``), and optionally ``conditions``: for each side, the
+        further arguments of the model by name. Pairs that the trainer's ``encode`` turns into
+        images hold the inputs of ``encode`` instead, and the shape of the noise, ``noise_shape``.
+
+        Arguments:
+            index: The index of the pair.
+            generator: The source of random transforms (a crop, a flip), one for both sides.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class ImagePairs:
-    """Pairs of pictures in memory.
+    """Pairs of images in memory.
 
     Arguments:
-        pictures: Pictures with values in :math:`[-1, 1]`, with shape (N, C, H, W).
-        pairs: The numbers (chosen, rejected) of the pictures that meet.
+        images: Images with values in :math:`[-1, 1]`, with shape (N, C, H, W).
+        pairs: The pairs, as indices (chosen, rejected) of images.
+
+    Example:
+        >>> pairs = ImagePairs(torch.zeros(4, 1, 28, 28), [(0, 2), (1, 3)])
+        >>> len(pairs), pairs.pair(1, torch.Generator())["rejected"].shape
+        (2, torch.Size([1, 28, 28]))
     """
 
-    pictures: Tensor
+    images: Tensor
     pairs: Sequence[tuple[int, int]]
 
     def __len__(self) -> int:
@@ -59,35 +91,33 @@ class ImagePairs:
 
     def pair(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
         chosen, rejected = self.pairs[index]
-        return {"chosen": self.pictures[chosen], "rejected": self.pictures[rejected]}
+        return {"chosen": self.images[chosen], "rejected": self.images[rejected]}
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Pictures in memory to imitate, with values in :math:`[-1, 1]` and shape (N, C, H, W)."""
+class Images:
+    """Images in memory for supervised training, with values in [-1, 1] and shape (N, C, H, W)."""
 
-    pictures: Tensor
+    images: Tensor
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def pair(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
-        return {"chosen": self.pictures[index]}
+        return {"chosen": self.images[index]}
 
 
 class PairDataset(Dataset[dict[str, Any]]):
-    """Pairs with their draws: ``times`` with shape (S) and ``noise`` with shape (S, C, H, W).
-
-    Where they are asked for, ``keys``, for each side with shape (S, 2), tell a picture with its
-    conditions, time and noise from any other.
+    """Pairs with their times and noise, the examples of an :class:`ImagePairBatch`.
 
     Arguments:
         pairs: The pairs.
-        process: What draws the times.
-        samples: The number S of draws for a pair.
+        process: The noising process, which samples the times.
+        samples: The number S of times and noises per pair.
         seed: The run's seed.
-        repeat: The epochs with draws of their own, which later ones repeat; 0: every epoch.
-        keyed: Whether to give keys.
+        repeat: The number of epochs with their own times and noise, which later epochs repeat; 0:
+            every epoch has its own.
+        keyed: Adds ``keys``, which identify an image with its conditions, time and noise.
     """
 
     def __init__(
@@ -113,18 +143,18 @@ class PairDataset(Dataset[dict[str, Any]]):
         pair = dict(self.pairs.pair(index, generator))
         shape = pair.pop("noise_shape", None) or pair["chosen"].shape
         noise = torch.randn(self.samples, *shape, generator=generator)
-        drawn = {**pair, "index": index, "times": times, "noise": noise}
+        example = {**pair, "index": index, "times": times, "noise": noise}
         if self.keyed:
-            # numbers enough to tell a noise from any other, and less to hash
-            draws = list(zip(_array(times), _array(noise.flatten(1)[:, :16]), strict=True))
-            drawn["keys"] = {side: _keys(pair, side, draws) for side in SIDES}
-        return drawn
+            # The first 16 values identify a noise and are quicker to hash.
+            parts = list(zip(_array(times), _array(noise.flatten(1)[:, :16]), strict=True))
+            example["keys"] = {side: _keys(pair, side, parts) for side in SIDES}
+        return example
 
 
-def _keys(pair: Mapping[str, Any], side: str, draws: Sequence[tuple[np.ndarray, ...]]) -> Tensor:
+def _keys(pair: Mapping[str, Any], side: str, parts: Sequence[tuple[np.ndarray, ...]]) -> Tensor:
     conditions = _tensors(pair.get("conditions", {}).get(side, {}))
-    shown = [_array(value) for value in (pair[side], *conditions)]
-    return torch.from_numpy(np.array([array_key(*shown, *draw) for draw in draws]))
+    arrays = [_array(value) for value in (pair[side], *conditions)]
+    return torch.from_numpy(np.array([array_key(*arrays, *part) for part in parts]))
 
 
 def _array(value: Tensor) -> np.ndarray:
@@ -133,19 +163,19 @@ def _array(value: Tensor) -> np.ndarray:
 
 
 def _tensors(conditions: Mapping[str, Any]) -> list[Tensor]:
-    """The tensors of conditions, in the order of their names; mappings go deeper."""
+    """Returns the tensors of nested conditions, sorted by name."""
     values = [conditions[name] for name in sorted(conditions)]
     parts = [_tensors(v) if isinstance(v, Mapping) else [v] for v in values]
-    return [one for part in parts for one in part]
+    return [tensor for part in parts for tensor in part]
 
 
 class ResumableSampler(Sampler[Key]):
-    """Endless epochs of pairs, each in an order of its own, from any place on.
+    """Endless epochs of pairs, each in another random order, from any pair on.
 
     Arguments:
         size: The number of pairs.
-        length: The number of pairs to give.
-        start: How many pairs were given before.
+        length: The number of keys to yield.
+        start: The number of keys that were yielded before.
         seed: The run's seed.
     """
 

@@ -1,6 +1,6 @@
-"""Images in, images out: PNG files and folders of pairs.
+"""Image files and folders of image pairs.
 
-An image is a tensor with shape (C, H, W) and values in :math:`[-1, 1]`, everywhere.
+An image is a tensor with shape (C, H, W) and values in :math:`[-1, 1]`.
 """
 
 from __future__ import annotations
@@ -17,17 +17,26 @@ from fdpo.preferences.schema import read_pairs
 from fdpo.runs.files import replacing
 
 Shape = tuple[int, int, int]
+"""The (channels, height, width) of an image."""
 
 
-def _scaled(pictures: Tensor) -> Tensor:
-    return 2 * pictures - 1
+def to_signed(values: Tensor) -> Tensor:
+    """Returns values in [0, 1] scaled to :math:`[-1, 1]`."""
+    return 2 * values - 1
 
 
 def read_image(path: str | Path, shape: Shape) -> Tensor:
-    """Reads a picture, grey or coloured as ``shape`` says.
+    """Reads an image file, as grey values or RGB according to ``shape``.
+
+    Arguments:
+        path: The file.
+        shape: The shape of the image.
+
+    Returns:
+        The image, with shape ``shape``.
 
     Raises:
-        ValueError: If the file is missing, is no picture, or has another size.
+        ValueError: If the file is missing, is no image, or has another size.
     """
     channels, height, width = shape
     try:
@@ -37,72 +46,77 @@ def read_image(path: str | Path, shape: Shape) -> Tensor:
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: cannot be read as a picture ({error})") from error
+        raise ValueError(f"{path}: cannot be read as an image ({error})") from error
     if converted.size != (width, height):
-        found = "{} x {}".format(*converted.size)
-        raise ValueError(f"{path}: has {found} pixels, the model {width} x {height}")
+        size = "{} x {}".format(*converted.size)
+        raise ValueError(f"{path}: has {size} pixels, the model {width} x {height}")
     values = torch.from_numpy(np.array(converted)).view(height, width, channels)
-    return _scaled(values.permute(2, 0, 1) / 255)
+    return to_signed(values.permute(2, 0, 1) / 255)
 
 
-def to_image(picture: Tensor) -> Image.Image:
-    """Returns a picture as Pillow has it."""
-    values = ((picture.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+def to_image(image: Tensor) -> Image.Image:
+    """Returns an image as a Pillow image."""
+    values = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
 
 
-def write_image(path: str | Path, picture: Tensor) -> None:
-    """Writes a picture, whole or not at all; the ending gives the format."""
+def write_image(path: str | Path, image: Tensor) -> None:
+    """Writes an image file, whole or not at all; the suffix of the path sets the format."""
     with replacing(path) as beside:
-        to_image(picture).save(beside)
+        to_image(image).save(beside)
 
 
 def read_pair_folder(folder: str | Path, shape: Shape, split: str = "train") -> ImagePairs:
-    """Reads a folder of pairs of pictures.
+    """Reads a folder of image pairs.
 
-    It holds ``train.jsonl`` with rows ``{"chosen": path, "rejected": path}``, relative to it, as
-    ``dataset/main.py --modality image`` makes it; or the folders ``chosen`` and ``rejected``, with
-    pictures that meet by name.
+    The folder holds ``train.jsonl`` with rows ``{"chosen": path, "rejected": path}``, relative to
+    the folder, as ``dataset/main.py --modality image`` writes it; or the folders ``chosen`` and
+    ``rejected``, whose images are paired by name.
+
+    Arguments:
+        folder: The folder.
+        shape: The shape of the images.
+        split: The name of the JSONL file.
 
     Raises:
-        ValueError: If there are none, a picture is unreadable, or one has no partner.
+        ValueError: If the folder has no pairs, or an image is unreadable or has no partner.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     file = folder / f"{split}.jsonl"
-    named = _named_pairs(file) if file.exists() else _folder_pairs(folder)
-    paths = sorted({path for pair in named for path in pair})
-    numbers = {path: number for number, path in enumerate(paths)}
-    pictures = torch.stack([read_image(folder / path, shape) for path in paths])
-    return ImagePairs(pictures, [(numbers[a], numbers[b]) for a, b in named])
+    path_pairs = _pairs_from_rows(file) if file.exists() else _pairs_by_name(folder)
+    paths = sorted({path for pair in path_pairs for path in pair})
+    index = {path: number for number, path in enumerate(paths)}
+    images = torch.stack([read_image(folder / path, shape) for path in paths])
+    return ImagePairs(images, [(index[chosen], index[rejected]) for chosen, rejected in path_pairs])
 
 
-def _named_pairs(file: Path) -> list[tuple[str, str]]:
+def _pairs_from_rows(file: Path) -> list[tuple[str, str]]:
     pairs = [(pair.chosen, pair.rejected) for pair in read_pairs(file)]
     for row, sides in enumerate(pairs, 1):
         if not all(isinstance(side, str) for side in sides):
-            raise ValueError(f"{file}, row {row}: chosen and rejected must be paths of pictures")
+            raise ValueError(f"{file}, row {row}: chosen and rejected must be paths of images")
     return pairs  # type: ignore[return-value]
 
 
-def _folder_pairs(folder: Path) -> list[tuple[str, str]]:
-    sides = [
+def _pairs_by_name(folder: Path) -> list[tuple[str, str]]:
+    chosen, rejected = (
         {path.name for path in (folder / side).glob("[!.]*")} for side in ("chosen", "rejected")
-    ]
-    if not any(sides):
-        raise ValueError(f"{folder}: neither train.jsonl nor pictures in chosen/ and rejected/")
-    if alone := sorted(sides[0] ^ sides[1]):
-        side = "chosen" if alone[0] in sides[0] else "rejected"
+    )
+    if not chosen and not rejected:
+        raise ValueError(f"{folder}: neither train.jsonl nor images in chosen/ and rejected/")
+    if alone := sorted(chosen ^ rejected):
+        side = "chosen" if alone[0] in chosen else "rejected"
         raise ValueError(
-            f"{folder}: {len(sides[0])} pictures in chosen/, {len(sides[1])} in rejected/; "
+            f"{folder}: {len(chosen)} images in chosen/, {len(rejected)} in rejected/; "
             f"{side}/{alone[0]} has no partner of its name"
         )
-    return [(f"chosen/{name}", f"rejected/{name}") for name in sorted(sides[0])]
+    return [(f"chosen/{name}", f"rejected/{name}") for name in sorted(chosen)]
 
 
-def tiled(pictures: Tensor, columns: int) -> Tensor:
-    """Lays pictures with shape (N, C, H, W) out in rows, with a thin frame."""
+def tiled(images: Tensor, columns: int) -> Tensor:
+    """Returns a grid of images with shape (N, C, H, W), with a thin frame around each."""
     from torchvision.utils import make_grid
 
-    return make_grid(pictures, columns, padding=2, pad_value=0.0)[: pictures.shape[1]]
+    return make_grid(images, columns, padding=2, pad_value=0.0)[: images.shape[1]]

@@ -1,4 +1,4 @@
-"""Image models: a small U-Net for pixels, and how a model is loaded with its noising process."""
+"""Unconditional image models: a small U-Net for pixels, loading, saving and LoRA adapters."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from fdpo.diffusion.config import DiffusionConfig
 from fdpo.diffusion.noise import Model, NoiseProcess, process_from_scheduler
 from fdpo.runs.files import read_json
 
@@ -23,18 +24,18 @@ WEIGHTS = "*.safetensors"
 class PixelUNet(ModelMixin, ConfigMixin):
     r"""diffusers' ``UNet2DModel`` on patches of pixels, conditioned on the time.
 
-    A picture of :math:`S \times S` pixels with C channels enters as :math:`S/p \times S/p` patches
-    with :math:`Cp^2` channels (``pixel_unshuffle``), and leaves the same way: on a small picture
-    that is several times faster, at no loss of detail. It saves and loads as every model of
-    diffusers does.
+    An image of :math:`S \times S` pixels with C channels is reshaped into :math:`S/p \times S/p`
+    patches with :math:`Cp^2` channels (``pixel_unshuffle``) and back, which makes small images
+    several times faster without loss of detail. ``save_pretrained`` and ``from_pretrained`` work as
+    for every diffusers model.
 
     Arguments:
-        sample_size: Height and width of a picture, pixels.
-        channels: Colour channels of a picture.
+        sample_size: Height and width of an image, pixels.
+        channels: Colour channels of an image.
         patch: Height and width of a patch, pixels.
         block_out_channels: Channels of the U-Net's levels, each half as wide as the one before.
-        layers_per_block: Residual blocks of a level.
-        norm_num_groups: Groups of its group norms; divides all channels.
+        layers_per_block: Residual blocks per level.
+        norm_num_groups: Groups of the group norms; divides all channels.
     """
 
     _supports_gradient_checkpointing = True
@@ -69,7 +70,7 @@ class PixelUNet(ModelMixin, ConfigMixin):
 
 
 def image_shape(model: nn.Module) -> tuple[int, int, int]:
-    """Returns the (channels, height, width) of the pictures that a model makes."""
+    """Returns the (channels, height, width) of a model's images."""
     config: Any = model.config
     size = config["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
@@ -77,17 +78,38 @@ def image_shape(model: nn.Module) -> tuple[int, int, int]:
 
 
 def predictor(model: nn.Module) -> Model:
-    """Returns an unconditional model as a process calls it."""
+    """Returns an unconditional model as a function of (x_t, times)."""
     return lambda x, t: model(x, t).sample
 
 
-def load(name: str, device: torch.device | str = "cpu") -> tuple[nn.Module, NoiseProcess]:
+def add_lora(model: nn.Module, config: DiffusionConfig) -> nn.Module:
+    """Returns a model with a LoRA adapter.
+
+    Raises:
+        ValueError: If no layer of the model has a name in ``lora_target_modules``.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.lora_alpha or config.rank,
+        target_modules=list(config.lora_target_modules),
+    )
+    try:
+        return get_peft_model(model, lora)
+    except ValueError as error:
+        raise ValueError(f"--lora_target_modules: {error}") from error
+
+
+def load_image_model(
+    name: str, device: torch.device | str = "cpu"
+) -> tuple[nn.Module, NoiseProcess]:
     """Loads an unconditional image model and its noising process, in fp32.
 
     Arguments:
-        name: A folder of :func:`save`, or a folder or hub id of an unconditional diffusers pipeline
-            with ``unet`` and ``scheduler``.
-        device: Where to.
+        name: A folder of :func:`save_image_model`, or a folder or hub id of an unconditional
+            diffusers pipeline with ``unet`` and ``scheduler``.
+        device: The device.
 
     Raises:
         ValueError: If the folder has no model, no weights or no noising process.
@@ -95,28 +117,46 @@ def load(name: str, device: torch.device | str = "cpu") -> tuple[nn.Module, Nois
     folder = Path(name)
     if not folder.is_dir() and (name.count("/") != 1 or name.startswith(".")):
         raise ValueError(f"model {name}: no such folder, and no hub id (owner/name)")
-    if folder.is_dir() and (folder / "config.json").exists():
-        _require_weights(folder)
-        kinds = {"PixelUNet": PixelUNet, "UNet2DModel": UNet2DModel}
-        kind = read_json(folder / "config.json").get("_class_name")
-        if kind not in kinds:
-            raise ValueError(f"model {name}: holds a {kind}, not one of {', '.join(kinds)}")
-        model, scheduler = kinds[kind].from_pretrained(name), _scheduler(name)
-    elif folder.is_dir() and not (folder / "unet").is_dir():
-        raise ValueError(f"model {name}: no config.json in this folder, nor a folder unet")
+    if (folder / "config.json").exists():
+        model, scheduler = _load_folder(name)
     else:
-        if folder.is_dir():
-            _require_weights(folder / "unet")
-        model = UNet2DModel.from_pretrained(name, subfolder="unet", use_safetensors=True)
-        scheduler = _scheduler(name, subfolder="scheduler")
+        model, scheduler = _load_pipeline(name)
     return model.float().to(device).eval(), process_from_scheduler(scheduler)
 
 
-def save(model: nn.Module, process: NoiseProcess, folder: str | Path, half: bool = False) -> None:
-    """Saves a model with its noising process; ``half`` stores the weights in fp16."""
+def save_image_model(
+    model: nn.Module, process: NoiseProcess, folder: str | Path, half: bool = False
+) -> None:
+    """Saves a model with its noising process.
+
+    Arguments:
+        model: The model.
+        process: Its noising process.
+        folder: The folder.
+        half: Stores the weights in fp16.
+    """
     stored: Any = copy.deepcopy(model).half() if half else model
     stored.save_pretrained(folder)
     process.scheduler().save_pretrained(folder)
+
+
+def _load_folder(name: str) -> tuple[Any, Any]:
+    _require_weights(Path(name))
+    classes = {"PixelUNet": PixelUNet, "UNet2DModel": UNet2DModel}
+    class_name = read_json(Path(name) / "config.json").get("_class_name")
+    if class_name not in classes:
+        raise ValueError(f"model {name}: holds a {class_name}, not one of {', '.join(classes)}")
+    return classes[class_name].from_pretrained(name), _scheduler(name)
+
+
+def _load_pipeline(name: str) -> tuple[Any, Any]:
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "unet").is_dir():
+            raise ValueError(f"model {name}: no config.json in this folder, nor a folder unet")
+        _require_weights(folder / "unet")
+    model = UNet2DModel.from_pretrained(name, subfolder="unet", use_safetensors=True)
+    return model, _scheduler(name, subfolder="scheduler")
 
 
 def _require_weights(folder: Path) -> None:
@@ -124,9 +164,9 @@ def _require_weights(folder: Path) -> None:
         raise ValueError(f"model {folder}: no weights in this folder ({WEIGHTS})")
 
 
-def _scheduler(name: str, **where: str) -> Any:
+def _scheduler(name: str, **subfolder: str) -> Any:
     try:
-        config = DDPMScheduler.load_config(name, **where)
+        config = DDPMScheduler.load_config(name, **subfolder)
     except OSError as error:
         raise ValueError(f"model {name}: no scheduler_config.json ({error})") from error
     if config.get("_class_name") == "FlowMatchEulerDiscreteScheduler":

@@ -1,23 +1,21 @@
-r"""Noising processes: how a picture becomes noise, what the model predicts of it, and the way back.
+r"""Noising processes (DDPM and flow matching), prediction targets and sampling.
 
-A process mixes a picture :math:`x` with standard normal noise :math:`\epsilon`,
+A process mixes an image :math:`x` with standard normal noise :math:`\epsilon`,
 
 .. math:: x_t = a_t x + b_t \epsilon,
 
 and the model predicts a target from :math:`(x_t, t)`: :math:`\epsilon`, or
 :math:`v = a_t \epsilon - b_t x` (DDPM), or :math:`v = \epsilon - x` (flow matching). With the mean
-squared error over all :math:`D` entries of a picture,
+squared error over all :math:`D` entries of an image,
 
 .. math:: e(x, t, \epsilon) = \tfrac{1}{D} \lVert \text{prediction} - \text{target} \rVert^2,
 
-the log-ratio of a policy to its reference on that picture is estimated by
+the log-ratio of a policy to its reference on that image is estimated by
 
 .. math:: \hat\ell = -\kappa\,(e_\theta - e_\text{ref}), \qquad \kappa = D\,T w_t,
 
-where :math:`T w_t` (:meth:`NoiseProcess.path_weights`) is what the squared error weighs in the
+where :math:`T w_t` (:meth:`NoiseProcess.path_weights`) is the weight of the squared error in the
 likelihood of a path, in nats. By convention :math:`\kappa` is a constant instead.
-
-Nothing here knows what the picture shows, how it is stored or what the model is conditioned on.
 """
 
 from __future__ import annotations
@@ -25,28 +23,29 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from diffusers import (
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    FlowMatchEulerDiscreteScheduler,
-)
 from torch import Tensor
-from tqdm.auto import tqdm
 
-STEPS = 20  # evaluations of the model for a sample
+if TYPE_CHECKING:  # importing diffusers takes seconds
+    from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+
+STEPS = 20
+"""The default number of model evaluations per sample."""
 
 Model = Callable[[Tensor, Tensor], Tensor]
-"""What a process asks for predictions: (x_t with shape (B, *), times as the model takes them with
-shape (B)) -> prediction with shape (B, *)."""
+"""(x_t with shape (B, *), times in the model's units, shape (B)) -> prediction, shape (B, *)."""
 
 
 def errors(prediction: Tensor, target: Tensor) -> Tensor:
     """Returns the mean squared error of each example over its entries, with shape (B).
 
-    Half precision is computed in fp32: the difference of two errors is far below its steps.
+    Half precision is computed in fp32, because it cannot resolve the difference of two errors.
+
+    Arguments:
+        prediction: The predictions, with shape (B, *).
+        target: The targets, with the same shape.
     """
     return (_full(prediction) - _full(target)).square().flatten(1).mean(1)
 
@@ -56,21 +55,21 @@ def log_ratios(errors: Tensor, reference_errors: Tensor, kappa: float | Tensor) 
 
     Arguments:
         errors: The policy's errors :math:`e_\theta`, with any shape.
-        reference_errors: The reference's on the same :math:`(x_t, t)`, with the same shape.
-        kappa: :math:`\kappa > 0`, a number or one for each error.
+        reference_errors: The reference's errors at the same :math:`(x_t, t)`, with the same shape.
+        kappa: :math:`\kappa > 0`, a scalar or one value per error.
     """
     return -kappa * (_full(errors) - _full(reference_errors))
 
 
 class NoiseProcess(ABC):
-    """A noising process; see the module. Abstract: :class:`DDPM` and :class:`Flow` are final."""
+    """A noising process (see the module); :class:`DDPM` and :class:`Flow` implement it."""
 
     @abstractmethod
     def draw_times(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draws ``n`` times as training does, with shape (n), on the CPU."""
+        """Samples ``n`` times from the training distribution, with shape (n), on the CPU."""
 
     def uniform_times(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draws ``n`` times uniformly, as a path passes through them, with shape (n)."""
+        """Samples ``n`` times uniformly, as a path passes through them, with shape (n)."""
         return self.draw_times(n, generator)
 
     @abstractmethod
@@ -79,7 +78,7 @@ class NoiseProcess(ABC):
 
     @abstractmethod
     def target(self, x: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """Returns what the model is to predict, with the shape of ``x``, (B, *)."""
+        """Returns the target of the prediction, with the shape of ``x``, (B, *)."""
 
     @abstractmethod
     def path_weights(self, times: Tensor) -> Tensor:
@@ -87,7 +86,7 @@ class NoiseProcess(ABC):
 
     @abstractmethod
     def model_times(self, times: Tensor) -> Tensor:
-        """Returns the times in the units that the model is called with."""
+        """Returns the times in the units of the model's argument."""
 
     @abstractmethod
     def scheduler(self) -> Any:
@@ -102,60 +101,64 @@ class NoiseProcess(ABC):
         return a * x + b * noise
 
     @torch.no_grad()
-    def sample(self, model: Model, noise: Tensor, steps: int = STEPS, progress: str = "") -> Tensor:
-        """Turns noise with shape (B, *) into pictures in :math:`[-1, 1]`, without further noise.
+    def sample(self, model: Model, noise: Tensor, steps: int = STEPS) -> Tensor:
+        """Samples images in :math:`[-1, 1]` from noise with shape (B, *), without further noise.
 
-        By DPM-Solver++ of second order, which needs half the steps of DDIM or Euler's method. (Lu
-        et al., 2022, https://arxiv.org/abs/2211.01095)
+        The solver is DPM-Solver++ of second order, which needs half the steps of DDIM or Euler's
+        method. (Lu et al., 2022, https://arxiv.org/abs/2211.01095)
 
         Arguments:
-            model: The predictions.
-            noise: Standard normal noise: the same noise gives the same pictures.
-            steps: The number of evaluations of the model.
-            progress: The title of a progress bar; none where it is empty.
+            model: The model.
+            noise: Standard normal noise; the same noise gives the same images.
+            steps: The number of model evaluations.
         """
         solver = self._solver()
         solver.set_timesteps(steps)
         x = noise
-        for t in tqdm(solver.timesteps, progress, disable=not progress, leave=False):
+        for t in solver.timesteps:
             prediction = model(x, t.to(x.device).expand(len(x)))
             x = solver.step(prediction.float(), t, x).prev_sample
         return x.clamp(-1, 1)
+
+
+def _default_schedule() -> Any:
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(timestep_spacing="trailing")
 
 
 @dataclass(frozen=True, eq=False)
 class DDPM(NoiseProcess):
     r"""Denoising diffusion in :math:`T` steps, :math:`a_t^2 = \bar\alpha_t = 1 - b_t^2`.
 
-    With the reverse steps' variance :math:`\sigma_t^2 = \beta_t`,
-    the squared error of :math:`\epsilon` weighs
-    :math:`w_t = \beta_t / (2 \alpha_t (1 - \bar\alpha_t))` in nats, and that of :math:`v`,
-    where :math:`\lVert\Delta\epsilon\rVert^2 = \bar\alpha_t \lVert\Delta v\rVert^2`,
-    :math:`\bar\alpha_t w_t`. (Ho et al., 2020, https://arxiv.org/abs/2006.11239; Salimans & Ho,
-    2022, https://arxiv.org/abs/2202.00512)
+    With the reverse steps' variance :math:`\sigma_t^2 = \beta_t`, the weight of the squared error
+    of :math:`\epsilon` is :math:`w_t = \beta_t / (2 \alpha_t (1 - \bar\alpha_t))` nats. The weight
+    of the squared error of :math:`v` is :math:`\bar\alpha_t w_t`, because
+    :math:`\lVert\Delta\epsilon\rVert^2 = \bar\alpha_t \lVert\Delta v\rVert^2`. (Ho et al., 2020,
+    https://arxiv.org/abs/2006.11239; Salimans & Ho, 2022, https://arxiv.org/abs/2202.00512)
 
     Arguments:
-        schedule: Any diffusers noise scheduler with :math:`\beta_t`, which also says whether the
-            model predicts :math:`\epsilon` or :math:`v`.
+        schedule: Any diffusers noise scheduler with :math:`\beta_t`; its ``prediction_type`` is
+            ``epsilon`` or ``v_prediction``.
 
     Raises:
-        ValueError: If it predicts something else.
+        ValueError: If the scheduler has no betas or another prediction type.
     """
 
-    schedule: Any = field(default_factory=lambda: DDPMScheduler(timestep_spacing="trailing"))
+    schedule: Any = field(default_factory=_default_schedule)
 
     def __post_init__(self) -> None:
         if not hasattr(self.schedule, "betas"):
             raise ValueError(f"{type(self.schedule).__name__} has no betas: no diffusion")
         if self.prediction not in ("epsilon", "v_prediction"):
             raise ValueError(
-                f"{type(self.schedule).__name__} says that the model predicts {self.prediction!r}: "
-                "there is epsilon and v_prediction"
+                f"{type(self.schedule).__name__} says that the model predicts {self.prediction!r}; "
+                "choose epsilon or v_prediction"
             )
 
     @property
     def prediction(self) -> str:
-        """What the model predicts: ``epsilon`` or ``v_prediction``."""
+        """The prediction type of the model: ``epsilon`` or ``v_prediction``."""
         return self.schedule.config["prediction_type"]
 
     @property
@@ -167,8 +170,8 @@ class DDPM(NoiseProcess):
         return torch.randint(len(self.betas), (n,), generator=generator)
 
     def coefficients(self, times: Tensor) -> tuple[Tensor, Tensor]:
-        kept = self._kept(times)
-        return kept.sqrt(), (1 - kept).sqrt()
+        alpha_bar = self._alpha_bar(times)
+        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
     def target(self, x: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         if self.prediction == "epsilon":
@@ -177,10 +180,10 @@ class DDPM(NoiseProcess):
         return a * noise - b * x
 
     def path_weights(self, times: Tensor) -> Tensor:
-        beta, kept = self.betas.to(times.device)[times], self._kept(times)
-        weights = beta / (2 * (1 - beta) * (1 - kept))
+        beta, alpha_bar = self.betas.to(times.device)[times], self._alpha_bar(times)
+        weights = beta / (2 * (1 - beta) * (1 - alpha_bar))
         if self.prediction == "v_prediction":
-            weights = weights * kept
+            weights = weights * alpha_bar
         return len(self.betas) * weights
 
     def model_times(self, times: Tensor) -> Tensor:
@@ -189,11 +192,13 @@ class DDPM(NoiseProcess):
     def scheduler(self) -> Any:
         return self.schedule
 
-    def _kept(self, times: Tensor) -> Tensor:
-        """The share of the picture's variance that is left, in float64."""
+    def _alpha_bar(self, times: Tensor) -> Tensor:
+        r"""Returns :math:`\bar\alpha_t` in float64."""
         return (1 - self.betas).cumprod(0).to(times.device)[times]
 
     def _solver(self) -> DPMSolverMultistepScheduler:
+        from diffusers import DPMSolverMultistepScheduler
+
         return DPMSolverMultistepScheduler.from_config(
             self.schedule.config, timestep_spacing="trailing"
         )
@@ -203,25 +208,25 @@ class DDPM(NoiseProcess):
 class Flow(NoiseProcess):
     r"""Flow matching on straight lines, :math:`a_t = 1 - t`, :math:`b_t = t`, :math:`0 < t < 1`.
 
-    As the error of the picture is :math:`t` times that of :math:`v`, and
-    the signal-to-noise ratio is :math:`(1-t)^2/t^2`, the squared error of :math:`v` weighs
-    :math:`w_t = (1-t)/t` nats in the variational bound of the equivalent diffusion. (Lipman et
-    al., 2023, https://arxiv.org/abs/2210.02747; Kingma & Gao, 2023,
-    https://arxiv.org/abs/2303.00848)
+    The error of the image is :math:`t` times the error of :math:`v`, and the signal-to-noise ratio
+    is :math:`(1-t)^2/t^2`. The weight of the squared error of :math:`v` in the variational bound of
+    the equivalent diffusion is therefore :math:`w_t = (1-t)/t` nats. (Lipman et al., 2023,
+    https://arxiv.org/abs/2210.02747; Kingma & Gao, 2023, https://arxiv.org/abs/2303.00848)
 
     Arguments:
-        times: How training draws :math:`t`: ``uniform``, or ``logit_normal``, the logistic function
-            of a standard normal draw (Esser et al., 2024, https://arxiv.org/abs/2403.03206).
+        times: The training distribution of :math:`t`: ``uniform``, or ``logit_normal``, the
+            logistic function of a standard normal sample (Esser et al., 2024,
+            https://arxiv.org/abs/2403.03206).
     """
 
     times: Literal["uniform", "logit_normal"] = "uniform"
 
-    UNITS = 1000  # models take 1000 t, as diffusers' schedulers have it
-    LEAST = 1e-3  # t and 1 - t stay above it
+    UNITS = 1000  # models take 1000 t, as in diffusers
+    LEAST = 1e-3  # the smallest t and 1 - t
 
     def __post_init__(self) -> None:
         if self.times not in ("uniform", "logit_normal"):
-            raise ValueError(f"times {self.times!r}: there is uniform and logit_normal")
+            raise ValueError(f"times {self.times!r}: choose uniform or logit_normal")
 
     def draw_times(self, n: int, generator: torch.Generator) -> Tensor:
         if self.times == "uniform":
@@ -246,21 +251,31 @@ class Flow(NoiseProcess):
         return self.UNITS * times
 
     def scheduler(self) -> FlowMatchEulerDiscreteScheduler:
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=self.UNITS)
 
     def _solver(self) -> DPMSolverMultistepScheduler:
+        from diffusers import DPMSolverMultistepScheduler
+
         return DPMSolverMultistepScheduler(
             num_train_timesteps=self.UNITS, prediction_type="flow_prediction", use_flow_sigmas=True
         )
 
 
 def process_from_scheduler(scheduler: Any) -> NoiseProcess:
-    """Returns the process that a diffusers scheduler describes, or raises ``ValueError``."""
+    """Returns the process that a diffusers scheduler describes.
+
+    Raises:
+        ValueError: If the scheduler has no betas, or its model predicts another target.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
     return Flow() if isinstance(scheduler, FlowMatchEulerDiscreteScheduler) else DDPM(scheduler)
 
 
 def _like(values: Tensor, x: Tensor) -> Tensor:
-    """Values with shape (B) for multiplying x, with shape (B, *)."""
+    """Returns values with shape (B) in a shape that broadcasts with x, (B, *)."""
     return values.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
 
 

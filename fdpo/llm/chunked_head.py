@@ -1,44 +1,69 @@
-r"""What a language model's head says of given tokens, tile by tile, for the CPU.
+r"""A language model's head that computes log-probabilities of tokens in tiles, for the CPU.
 
 TRL's fused head holds logits of all tokens by 32,768 words, and as many again for every operation
-on them: written for a GPU, whose kernels fuse these passes. Here a tile fits into the processor's
-cache, so that the passes cost little and memory hardly grows.
+on them: it is written for a GPU, whose kernels fuse these passes. Here a tile fits into the cache
+of the processor, so that the passes cost little and memory hardly grows.
+
+TRL has no public way to replace the function behind its head: :func:`chunked_head` is the only
+place that patches it. Where TRL has changed that function, TRL's own head runs.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from trl.kernels import ChunkedLogProbFunction
 from trl.trainer import utils
 
 ROWS, COLUMNS = 1024, 512
 """Tokens and words of a tile."""
+
+PATCHED = "_ChunkedLogProbFunction"
+"""The name in ``trl.trainer.utils`` under which TRL's head looks up its autograd function."""
+PARAMETERS = (
+    "hidden", "weight", "bias", "targets", "temperature", "chunk_size", "final_logit_softcapping",
+    "logit_scale", "outputs",
+)  # fmt: skip
+"""The parameters of that function which :class:`TiledHead` knows."""
 
 Statistics: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 @contextmanager
 def chunked_head(device: torch.device) -> Iterator[None]:
-    """Has TRL's fused heads, called on a CPU, work in tiles meanwhile."""
-    theirs = utils._ChunkedLogProbFunction
-    if device.type == "cpu":
-        utils._ChunkedLogProbFunction = ChunkedHead
+    """Makes TRL's fused heads work in tiles on a CPU, within the context."""
+    function = getattr(utils, PATCHED, None)
+    if device.type != "cpu" or not _is_known(function):
+        yield
+        return
+    setattr(utils, PATCHED, TiledHead(function))
     try:
         yield
     finally:
-        utils._ChunkedLogProbFunction = theirs
+        setattr(utils, PATCHED, function)
 
 
-class ChunkedHead:
-    """Takes the place of TRL's ``ChunkedLogProbFunction``, which goes on with what is rare."""
+def _is_known(function: Any) -> bool:
+    forward = getattr(function, "forward", None)
+    return forward is not None and tuple(inspect.signature(forward).parameters)[1:] == PARAMETERS
 
-    @staticmethod
+
+class TiledHead:
+    """A stand-in for TRL's autograd function, which it calls in rare cases.
+
+    Arguments:
+        function: TRL's function.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
     def apply(
+        self,
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -49,16 +74,17 @@ class ChunkedHead:
         scale: float = 1.0,
         outputs: tuple[str, ...] = (),
     ) -> Statistics:
-        """Computes what ``outputs`` names, as TRL's function does.
+        """Computes the statistics that ``outputs`` names, as TRL's function does.
 
-        Only the log-probabilities have a gradient, and a token as likely as the likeliest is one.
+        Only the log-probabilities have a gradient. A token as likely as the likeliest counts as the
+        likeliest.
         """
-        given: tuple[Any, ...] = (temperature, chunk_size, softcap, scale, outputs)
-        dtypes = {one.dtype for one in (hidden, weight, bias) if one is not None}
+        dtypes = {tensor.dtype for tensor in (hidden, weight, bias) if tensor is not None}
         reduced = torch.finfo(hidden.dtype).bits < 32 or torch.is_autocast_enabled("cpu")
-        asked = softcap is not None or "log_sum_sq_probs" in outputs
-        if reduced or asked or len(dtypes) > 1:
-            return ChunkedLogProbFunction.apply(hidden, weight, bias, targets, *given)
+        rare = softcap is not None or "log_sum_sq_probs" in outputs
+        if reduced or rare or len(dtypes) > 1:
+            options = (temperature, chunk_size, softcap, scale, outputs)
+            return self.function.apply(hidden, weight, bias, targets, *options)
         factor = scale / temperature
         if factor != 1:
             hidden, bias = hidden * factor, None if bias is None else bias * factor
@@ -66,8 +92,8 @@ class ChunkedHead:
             hidden, weight, bias, targets, bool({"entropy", "mean_logits"} & set(outputs))
         )
         named = {"entropy": entropy, "mean_logits": mean_logits, "is_top1": is_top1}
-        more = {name: value if name in outputs else None for name, value in named.items()}
-        return log_probs, more["entropy"], None, more["mean_logits"], more["is_top1"]
+        chosen = {name: value if name in outputs else None for name, value in named.items()}
+        return log_probs, chosen["entropy"], None, chosen["mean_logits"], chosen["is_top1"]
 
 
 class TiledLogProbs(torch.autograd.Function):
@@ -75,24 +101,23 @@ class TiledLogProbs(torch.autograd.Function):
 
     Takes the hidden states with shape (N, H), the head's weight with shape (V, H) and bias with
     shape (V) or None, the tokens with shape (N), and whether to compute the entropy of the
-    predictions and the mean of the logits too. Returns the log-probabilities and both of these
-    (zero if not asked for), without gradient, and whether the token is the likeliest, each with
-    shape (N).
+    predictions and the mean of the logits too. Returns the log-probabilities, and without gradient
+    both of these (zero by default) and whether the token is the likeliest, each with shape (N).
     """
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, more: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        # not -inf, which a tile of words that are ruled out would make NaN
+        # not -inf: the difference to a tile of words that are ruled out would be NaN
         largest = hidden.new_full((len(hidden),), torch.finfo(hidden.dtype).min)
         total, weighted, plain = hidden.new_zeros(3, len(hidden))
         target = largest.clone()
         for rows, columns, logits in tiles(hidden, weight, bias):
             place = targets[rows] - columns.start
             within = (place >= 0) & (place < logits.shape[1])
-            found = logits.gather(1, place.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
-            target[rows] = torch.where(within, found, target[rows])
+            here = logits.gather(1, place.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
+            target[rows] = torch.where(within, here, target[rows])
             peak = torch.maximum(largest[rows], logits.amax(dim=-1))
             shrink = (largest[rows] - peak).exp_()
             largest[rows] = peak
@@ -141,15 +166,15 @@ class TiledLogProbs(torch.autograd.Function):
 def tiles(
     hidden: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yields tokens, words and their logits, which the next tile overwrites."""
-    room = hidden.new_empty(ROWS * COLUMNS)
+    """Yields the tokens and words of each tile and their logits, which the next tile overwrites."""
+    buffer = hidden.new_empty(ROWS * COLUMNS)
     for row in range(0, len(hidden), ROWS):
         rows = slice(row, min(row + ROWS, len(hidden)))
         for column in range(0, len(weight), COLUMNS):
             columns = slice(column, min(column + COLUMNS, len(weight)))
             shape = rows.stop - row, columns.stop - column
             logits = torch.mm(
-                hidden[rows], weight[columns].T, out=room[: shape[0] * shape[1]].view(shape)
+                hidden[rows], weight[columns].T, out=buffer[: shape[0] * shape[1]].view(shape)
             )
             if bias is not None:
                 logits += bias[columns]

@@ -1,4 +1,4 @@
-"""The options of text training: TRL's own, plus the choice of divergence."""
+"""Options of text training: TRL's own, and those of the loss."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from trl import DPOConfig
 
 from fdpo.losses.config import LossConfig
 
-# What DPOConfig offers and f-DPO does not honour: option -> (its neutral values, what to use).
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "loss_type": (
         (["sigmoid"],),
@@ -37,6 +36,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "padding_free": ((False,), "TRL pads in any case; leave it out"),
     "remove_unused_columns": ((False,), "the trainer needs to know which completions were cut"),
 }
+"""Options of ``DPOConfig`` that f-DPO does not honour: neutral values and the alternative."""
 
 
 @dataclass
@@ -52,8 +52,8 @@ class FDPOConfig(LossConfig, DPOConfig):
         log_pairs: Whether to write a row per pair and step to ``pairs.jsonl``.
         shared_prompts: Whether completions may share a row with their prompt; by default wherever
             the model can, where it saves work.
-        reference_cache: Folder of the reference's log-probabilities and samples, by default in the
-            user's cache folder (or ``$FDPO_CACHE``); ``off`` keeps none.
+        reference_cache: Folder that caches the reference's log-probabilities and samples, by
+            default in the user's cache folder (or ``$FDPO_CACHE``); ``off`` caches nothing.
     """
 
     sft_weight: float = field(
@@ -61,7 +61,7 @@ class FDPOConfig(LossConfig, DPOConfig):
     )
     log_pairs: bool = field(
         default=False,
-        metadata={"help": "write every pair's log-ratios, links, slopes: pairs.jsonl"},
+        metadata={"help": "write log-ratios, links and slopes of every pair to pairs.jsonl"},
     )
     shared_prompts: bool | None = field(
         default=None,
@@ -69,7 +69,7 @@ class FDPOConfig(LossConfig, DPOConfig):
     )
     reference_cache: str | None = field(
         default=None,
-        metadata={"help": "folder of what the reference says, or off; default: ~/.cache/fdpo"},
+        metadata={"help": "folder that caches the reference, or off; default: ~/.cache/fdpo"},
     )
     use_cpu: bool = field(default=False, metadata={"help": "leave a GPU alone; on without one"})
     bf16: bool | None = field(
@@ -79,7 +79,7 @@ class FDPOConfig(LossConfig, DPOConfig):
         default=None, metadata={"help": "recompute activations to save memory; by default on a GPU"}
     )
     remove_unused_columns: bool = field(
-        default=False, metadata={"help": "kept off: the collator reads which completions were cut"}
+        default=False, metadata={"help": "stays off: the collator reads which completions were cut"}
     )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "hide non-finite losses in the log (they stop the run)"}

@@ -1,4 +1,4 @@
-"""Preference data for the text trainer from hub, folder or file, as pairs or scored groups."""
+"""Preference data of the text trainer: loading, pairs of scored groups, checks of prompts."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from transformers import PreTrainedTokenizerBase
 
 from fdpo.preferences.pairs import Pair, PairingConfig, split_by_prompt
 from fdpo.preferences.schema import preferences_from_rows
+from fdpo.runs.hub import is_hub_id
 from fdpo.runs.rows import read_rows
 
 
 def load_preferences(
     name: str,
-    rank: PairingConfig | None = None,
+    pairing: PairingConfig | None = None,
     *,
     train_split: str = "train",
     test_split: str = "test",
     test_share: float = 0.1,
     seed: int = 0,
 ) -> tuple[DatasetDict, Counter[str]]:
-    """Loads pairs, split into train and test, and counts what was made and dropped on the way.
+    """Loads pairs, split into train and test, and counts those that were made and dropped.
 
     Arguments:
         name: A local file or folder, or a hub id, of pairs or of scored groups.
-        rank: How scored groups become pairs.
+        pairing: The rule that makes pairs of scored groups.
         train_split: The split to train on.
         test_split: The split to hold out, where the data has it.
         test_share: The share of prompts to hold out where it has not.
@@ -37,49 +38,53 @@ def load_preferences(
         ValueError: If the data is missing, malformed or of no use, in one line.
     """
     if Path(name).is_file():
-        pairs, counts = preferences_from_rows(read_rows(name), name, rank)
+        pairs, counts = preferences_from_rows(read_rows(name), name, pairing)
         return _split(pairs, test_share, seed), counts
-    if not Path(name).is_dir() and name.count("/") != 1:
+    if not Path(name).is_dir() and not is_hub_id(name):
         raise ValueError(f"--dataset {name}: no such file or folder, and no hub id (owner/name)")
-    # A folder is cached under its path: what stands there now may be something else.
+    # datasets caches a folder under its path, whose content may have changed
     loaded = load_dataset(name, download_mode="force_redownload" if Path(name).is_dir() else None)
     if train_split not in loaded:
         raise ValueError(f"--dataset {name} has no split {train_split!r}, only {', '.join(loaded)}")
-    pairs, counts = _pairs(loaded[train_split], f"{name} ({train_split})", rank)
+    pairs, counts = _pairs(loaded[train_split], f"{name} ({train_split})", pairing)
     if test_split not in loaded:
         return _split(pairs, test_share, seed), counts
-    test, _ = _pairs(loaded[test_split], f"{name} ({test_split})", rank)
-    return DatasetDict(train=_table(pairs), test=_table(test)), counts
+    test, _ = _pairs(loaded[test_split], f"{name} ({test_split})", pairing)
+    return DatasetDict(train=_dataset(pairs), test=_dataset(test)), counts
 
 
-def as_pairs(data: Any, source: str, rank: PairingConfig | None = None) -> Any:
-    """Returns a data set, or a dictionary of them, with scored groups made into pairs.
+def as_pairs(data: Any, source: str, pairing: PairingConfig | None = None) -> Any:
+    """Returns a dataset, or a dictionary of datasets, with the pairs of scored groups.
+
+    Datasets of pairs stay as they are.
 
     Raises:
         ValueError: If groups are malformed or make no pair, naming ``source``.
     """
     if isinstance(data, dict):
-        return {name: as_pairs(one, f"{source} {name}", rank) for name, one in data.items()}
+        return {
+            name: as_pairs(dataset, f"{source} {name}", pairing) for name, dataset in data.items()
+        }
     if isinstance(data, Dataset) and {"completions", "answers"} & set(data.column_names):
-        return _table(_pairs(data, source, rank)[0])
+        return _dataset(_pairs(data, source, pairing)[0])
     return data
 
 
-def _pairs(
-    dataset: Dataset, source: str, rank: PairingConfig | None
-) -> tuple[list[Pair], Counter[str]]:
-    if not len(dataset):
-        raise ValueError(f"{source}: no rows")
-    return preferences_from_rows(dataset.to_list(), source, rank)
+def with_pair_index(data: Any) -> Any:
+    """Returns a dataset, or a dictionary of datasets, with the index of each row as a column."""
+    if isinstance(data, dict):
+        return {name: with_pair_index(dataset) for name, dataset in data.items()}
+    if isinstance(data, Dataset):
+        return data.add_column("pair_index", list(range(len(data))))
+    return data
 
 
-def _split(pairs: list[Pair], test_share: float, seed: int) -> DatasetDict:
-    train, test = split_by_prompt(pairs, test_share, seed)
-    return DatasetDict(train=_table(train), test=_table(test))
-
-
-def _table(pairs: list[Pair]) -> Dataset:
-    return Dataset.from_list([pair.row() for pair in pairs])
+def pair_name(data: Any, index: int) -> str:
+    """Returns the name of a pair in an error: its index, with its prompt where it has one."""
+    if index < 0:
+        return "a pair of this batch"
+    prompt = data[index].get("prompt") if isinstance(data, Dataset) else None
+    return f"pair {index}" + (f" ({str(prompt)[:60]!r})" if prompt else "")
 
 
 def require_room(
@@ -89,10 +94,51 @@ def require_room(
     if max_length is None or "prompt" not in dataset.column_names:
         return
     for row, prompt in enumerate(dataset["prompt"], 1):
-        # A token is at least a byte: a short prompt need not be tokenised to know that it fits.
+        # A token has at least one byte, so that a short prompt needs no tokeniser to fit.
         if isinstance(prompt, str) and len(prompt.encode()) + 1 >= max_length:
             if (size := len(tokenizer(prompt)["input_ids"])) >= max_length:
                 raise ValueError(
                     f"pair {row}: its prompt has {size} tokens and --max_length is {max_length}; "
                     "raise it (up to the model's context) or leave such prompts out"
                 )
+
+
+def count_shortened_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Counts the rows whose prompt lost its last tokens, because they merge with the completion.
+
+    TRL ends the prompt of a row where the tokens of prompt and prompt with completion differ.
+
+    Arguments:
+        dataset: The dataset that the trainer prepared, with ``prompt`` and ``prompt_ids``.
+        tokenizer: The tokenizer.
+    """
+    if not {"prompt", "prompt_ids"} <= set(dataset.column_names):
+        return 0
+    distinct = {str(prompt): prompt for prompt in dataset["prompt"]}
+    lengths = {key: _num_tokens(prompt, tokenizer) for key, prompt in distinct.items()}
+    rows = zip(dataset["prompt"], dataset["prompt_ids"], strict=True)
+    return sum(len(ids) < lengths[str(prompt)] for prompt, ids in rows)
+
+
+def _num_tokens(prompt: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+    if isinstance(prompt, str):
+        return len(tokenizer(prompt)["input_ids"])
+    rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
+    return len(rendered["input_ids"])
+
+
+def _pairs(
+    dataset: Dataset, source: str, pairing: PairingConfig | None
+) -> tuple[list[Pair], Counter[str]]:
+    if not len(dataset):
+        raise ValueError(f"{source}: no rows")
+    return preferences_from_rows(dataset.to_list(), source, pairing)
+
+
+def _split(pairs: list[Pair], test_share: float, seed: int) -> DatasetDict:
+    train, test = split_by_prompt(pairs, test_share, seed)
+    return DatasetDict(train=_dataset(train), test=_dataset(test))
+
+
+def _dataset(pairs: list[Pair]) -> Dataset:
+    return Dataset.from_list([pair.row() for pair in pairs])

@@ -1,14 +1,14 @@
-"""What a policy does on openings it never saw, beside its reference: reward, distance, diversity.
+"""Evaluation on held-out prompts: reward, divergence from the reference, diversity.
 
-Both models are sampled as they are (temperature 1, nothing filtered) from the same openings with
-the same seed, and each model's samples are scored under the other by the ids that were drawn, so
-that the divergences are those of the policy and not of a filtered or re-tokenised relative.
+Both models are sampled as they are (temperature 1, nothing filtered) from the same prompts with the
+same seed. Each model's samples are scored under the other by the ids that were sampled, so that the
+divergences are those of the policy, not of a filtered or re-tokenised relative.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -18,17 +18,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from fdpo import estimators
 from fdpo.divergences.members import Divergence, get_divergence
 from fdpo.estimators import diversity
-from fdpo.estimators.estimate import Estimate, flat
+from fdpo.estimators.estimate import Estimate
+from fdpo.llm.comparison import Comparison
+from fdpo.llm.generation.prompts import sample_prompts
 from fdpo.llm.generation.reference_samples import reference_samples
-from fdpo.llm.generation.sampling import (
-    Completion,
-    ScoredByBoth,
-    completion_embeddings,
-    completion_kls,
-    openings,
-    prompt_ids,
-    sample,
-)
+from fdpo.llm.generation.sampling import sample
+from fdpo.llm.generation.scores import PairedScores, completion_embeddings, completion_kls
+from fdpo.llm.generation.tokens import prompt_ids
+from fdpo.preferences.generate import Completion
 from fdpo.runs.cache import OFF
 from fdpo.scorers import Scorer
 
@@ -44,63 +41,26 @@ def held_out_prompts(
     seed: int = HELD_OUT_SEED,
     exclude: Collection[str] = (),
 ) -> list[str]:
-    """Samples openings from a model with a seed that no training uses, and none of ``exclude``."""
-    drawn = openings(model, tokenizer, count + len(exclude), seed=seed) if count else []
-    return [opening for opening in drawn if opening not in exclude][:count]
+    """Samples prompts from a model with a seed that no training uses, and none of ``exclude``."""
+    prompts = sample_prompts(model, tokenizer, count + len(exclude), seed=seed) if count else []
+    return [prompt for prompt in prompts if prompt not in exclude][:count]
 
 
 @dataclass(frozen=True)
-class Comparison:
-    r"""What :func:`compare` found.
+class SamplingConfig:
+    """Sampling of both models in a comparison.
 
     Arguments:
-        before: The reference's figures by name, each with its standard error over openings.
-        after: The policy's, and its divergences from the reference in nats.
-        deviations: The standard deviation of each of the reference's rewards over all samples.
-        rows: Every sample of both models: ``model`` (``reference`` or ``policy``), the numbers of
-            ``opening`` and ``sample``, ``prompt`` and ``completion``, ``log_ratio``
-            (:math:`\log \pi/\pi_\text{ref}`) and ``kl`` (from the other model, over the whole
-            vocabulary) in nats, ``entropy`` in nats per token, and ``reward/NAME``.
+        samples: Samples of each prompt.
+        max_new_tokens: The longest completion, in tokens.
+        batch_size: Samples in one batch.
+        seed: The seed of the sampling.
     """
 
-    before: dict[str, Estimate]
-    after: dict[str, Estimate]
-    deviations: dict[str, float]
-    rows: list[dict[str, Any]]
-
-    def metrics(self) -> dict[str, float]:
-        """Returns everything but the samples under flat keys, standard errors as ``*_se``."""
-        deviations = {f"base_{name}_sd": value for name, value in self.deviations.items()}
-        return flat(self.before, "base_") | flat(self.after) | deviations
-
-    def warnings(self) -> dict[str, str]:
-        """Returns why figures of the policy cannot be trusted, by the name of the figure."""
-        return {name: estimate.warning for name, estimate in self.after.items() if estimate.warning}
-
-    def table(self) -> str:
-        """Returns the figures before and after as an aligned text table, and the warnings."""
-        rows = [("", "before", "after")]
-        for name, after in self.after.items():
-            before = self.before.get(name)
-            rows.append((name, "" if before is None else _cell(before), _cell(after)))
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        lines = [
-            f"{name:<{widths[0]}}   {before:>{widths[1]}}   {after:>{widths[2]}}".rstrip()
-            for name, before, after in rows
-        ]
-        return "\n".join([*lines, *(f"! {name}: {why}" for name, why in self.warnings().items())])
-
-    def samples(self, count: int = 8) -> str:
-        """Returns the first openings with both completions, as Markdown."""
-        first = [row for row in self.rows if row["sample"] == 0 and row["opening"] < count]
-        both = (
-            [row for row in first if row["model"] == model] for model in ("reference", "policy")
-        )
-        return "\n".join(
-            f"**{_inline(before['prompt'])}** …\n\n- before: {_inline(before['completion'])}\n"
-            f"- after: {_inline(after['completion'])}\n"
-            for before, after in zip(*both, strict=True)
-        )
+    samples: int = 4
+    max_new_tokens: int = 48
+    batch_size: int = 64
+    seed: int = 0
 
 
 def compare(
@@ -109,104 +69,134 @@ def compare(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     scorers: Mapping[str, Scorer],
+    sampling: SamplingConfig = SamplingConfig(),
     *,
-    samples: int = 4,
-    max_new_tokens: int = 48,
-    batch_size: int = 64,
-    seed: int = 0,
     divergence: Divergence | None = None,
     embed: bool = False,
     reference_cache: str | None = OFF,
 ) -> Comparison:
-    """Samples both models from the same openings and measures them.
+    """Samples both models from the same prompts and measures them.
 
     Divergences of the policy from the reference are those of whole completions, in nats; with
     ``_rao_blackwell``, summed over tokens and their full vocabulary. ``*_mean_weight`` is 1 where
-    the samples of one model show what the other does (see `fdpo.estimators.divergences.mean_weight`).
+    the samples of one model cover the other (see `fdpo.estimators.divergences.mean_weight`).
 
     Arguments:
         policy: The trained model.
         reference: The model it started from.
         tokenizer: The tokenizer of both.
-        prompts: The openings.
+        prompts: The prompts.
         scorers: Rewards by name; each takes prompts and completions and returns a number for each.
-        samples: Samples per opening.
-        max_new_tokens: The longest completion, in tokens.
-        batch_size: Samples in one batch.
-        seed: Seed of the sampling.
+        sampling: The sampling of both models.
         divergence: One more divergence to measure, as ``trained_divergence``.
         embed: Whether to measure the Vendi score too, by the reference's hidden states about
             their mean over its own samples.
-        reference_cache: Folder in which the reference's samples are kept for later comparisons,
-            None for that in the user's cache folder; by default they are not.
+        reference_cache: The folder that caches the reference's samples for later comparisons, None
+            for the one in the user's cache folder, ``off`` for no cache.
     """
-    options = dict(samples=samples, max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed)
-    drawn = {
-        "before": reference_samples(
-            reference, tokenizer, prompts, folder=reference_cache, **options
-        ),
-        "after": sample(policy, tokenizer, prompts, **options),
-    }
+    options, batch_size = asdict(sampling), sampling.batch_size
+    completions = reference_samples(
+        reference, tokenizer, prompts, folder=reference_cache, **options
+    )
+    before = _Samples("reference", prompts, completions)
+    after = _Samples("policy", prompts, sample(policy, tokenizer, prompts, **options))
     ids = prompt_ids(tokenizer, prompts)
-    base = _scored(reference, policy, drawn["before"], ids, batch_size)
-    own = _scored(policy, reference, drawn["after"], ids, batch_size)
-    before = _figures(base, drawn["before"], prompts, scorers)
-    after = _figures(own, drawn["after"], prompts, scorers)
+    before.score(reference, policy, ids, batch_size, scorers)
+    after.score(policy, reference, ids, batch_size, scorers)
+    metrics = {"before": before.metrics(), "after": after.metrics()}
     if embed:
-        features = {
-            name: completion_embeddings(reference, _flat_ids(rows), batch_size=batch_size)
-            for name, rows in drawn.items()
-        }
-        centre = features["before"].mean(0)
-        for name, figures in (("before", before), ("after", after)):
-            centred = (features[name] - centre).view(len(prompts), samples, -1)
-            figures["vendi_score"] = diversity.vendi_score(centred), torch.empty(0)
+        features = [
+            completion_embeddings(reference, samples.flat_ids, batch_size=batch_size)
+            for samples in (before, after)
+        ]
+        centre = features[0].mean(0)
+        for name, values in zip(metrics, features, strict=True):
+            centred = (values - centre).view(len(prompts), sampling.samples, -1)
+            metrics[name]["vendi_score"] = diversity.vendi_score(centred)
     return Comparison(
-        before={name: estimate for name, (estimate, _) in before.items()},
-        after={name: estimate for name, (estimate, _) in after.items()}
-        | _divergences(base, own, drawn, divergence),
-        deviations={name: before[name][1].std().item() for name in scorers},
-        rows=[
-            *_rows("reference", prompts, drawn["before"], base, before, scorers),
-            *_rows("policy", prompts, drawn["after"], own, after, scorers),
-        ],
+        before=metrics["before"],
+        after=metrics["after"] | _divergences(before, after, divergence),
+        deviations={name: values.std().item() for name, values in before.rewards.items()},
+        rows=[*before.rows(), *after.rows()],
     )
 
 
-def _rows(
-    model: str,
-    prompts: Sequence[str],
-    drawn: list[list[Completion]],
-    scored: ScoredByBoth,
-    figures: Mapping[str, tuple[Estimate, Tensor]],
-    rewards: Collection[str],
-) -> Iterator[dict[str, Any]]:
-    """Yields the samples of a model with what is known of each."""
-    ratios = _log_probs(drawn) - scored.other_log_probs
-    numbers = {
-        "log_ratio": ratios if model == "policy" else -ratios,
-        "kl": scored.kls,
-        "entropy": scored.entropies,
-        **{f"reward/{name}": figures[name][1] for name in rewards},
-    }
-    for i, (prompt, row) in enumerate(zip(prompts, drawn, strict=True)):
-        for j, completion in enumerate(row):
-            yield {
-                "model": model, "opening": i, "sample": j,
-                "prompt": prompt, "completion": completion.text,
-                **{name: values[i, j].item() for name, values in numbers.items()},
-            }  # fmt: skip
+class _Samples:
+    """Samples of a model with their scores, S of each of P prompts; tensors have shape (P, S).
+
+    Arguments:
+        model: ``reference`` or ``policy``.
+        prompts: The prompts.
+        completions: The samples.
+    """
+
+    scores: PairedScores
+    rewards: dict[str, Tensor]
+
+    def __init__(
+        self, model: str, prompts: Sequence[str], completions: list[list[Completion]]
+    ) -> None:
+        self.model, self.prompts, self.completions = model, prompts, completions
+        self.texts = [[completion.text for completion in row] for row in completions]
+        self.flat_ids = [completion.ids for row in completions for completion in row]
+
+    def score(
+        self,
+        model: PreTrainedModel,
+        other: PreTrainedModel,
+        ids: list[list[int]],
+        batch_size: int,
+        scorers: Mapping[str, Scorer],
+    ) -> None:
+        """Scores the samples under their model and under the other, and by the scorers."""
+        starts = [start for start, row in zip(ids, self.completions, strict=True) for _ in row]
+        scores = completion_kls(model, other, starts, self.flat_ids, batch_size=batch_size)
+        self.scores = PairedScores(*(values.view(len(self.prompts), -1) for values in scores))
+        repeated = [p for p, row in zip(self.prompts, self.texts, strict=True) for _ in row]
+        texts = [text for row in self.texts for text in row]
+        self.rewards = {
+            name: torch.tensor(scorer(repeated, texts)).view(len(self.prompts), -1)
+            for name, scorer in scorers.items()
+        }
+
+    @property
+    def log_ratios(self) -> Tensor:
+        """log π/π_ref of each sample, policy against reference."""
+        sampled = [[completion.log_prob for completion in row] for row in self.completions]
+        log_probs, other = torch.tensor(sampled), self.scores.other_log_probs
+        return log_probs - other if self.model == "policy" else other - log_probs
+
+    def metrics(self) -> dict[str, Estimate]:
+        """Returns the metrics that depend on these samples alone."""
+        metrics = {name: estimators.mean(values) for name, values in self.rewards.items()}
+        metrics["entropy"] = estimators.mean(self.scores.entropies)
+        metrics["distinct_2"] = diversity.distinct_n(self.texts)
+        if len(self.texts[0]) > 1:
+            metrics["self_bleu"] = diversity.self_bleu(self.texts)
+        return metrics
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yields the samples with their scores, as rows of a file."""
+        columns = {
+            "log_ratio": self.log_ratios,
+            "kl": self.scores.kls,
+            "entropy": self.scores.entropies,
+            **{f"reward/{name}": values for name, values in self.rewards.items()},
+        }
+        for i, prompt in enumerate(self.prompts):
+            for j, text in enumerate(self.texts[i]):
+                yield {
+                    "model": self.model, "opening": i, "sample": j,
+                    "prompt": prompt, "completion": text,
+                    **{name: values[i, j].item() for name, values in columns.items()},
+                }  # fmt: skip
 
 
 def _divergences(
-    base: ScoredByBoth,
-    own: ScoredByBoth,
-    drawn: Mapping[str, list[list[Completion]]],
-    trained: Divergence | None,
+    before: _Samples, after: _Samples, trained: Divergence | None
 ) -> dict[str, Estimate]:
     """Estimates the policy's divergences from the reference, from samples of both."""
-    ratios = _log_probs(drawn["after"]) - own.other_log_probs
-    base_ratios = base.other_log_probs - _log_probs(drawn["before"])
+    base_ratios, ratios = before.log_ratios, after.log_ratios
     others = {
         "js": get_divergence("js"),
         "alpha_0.5": get_divergence("alpha", alpha=0.5),
@@ -216,60 +206,10 @@ def _divergences(
         others["trained_divergence"] = trained
     return {
         "reverse_kl": estimators.reverse_kl(ratios),
-        "reverse_kl_rao_blackwell": estimators.mean(own.kls),
+        "reverse_kl_rao_blackwell": estimators.mean(after.scores.kls),
         "forward_kl": estimators.forward_kl(base_ratios),
-        "forward_kl_rao_blackwell": estimators.mean(base.kls),
+        "forward_kl_rao_blackwell": estimators.mean(before.scores.kls),
         **{name: estimators.divergence(d, ratios, base_ratios) for name, d in others.items()},
         "policy_mean_weight": estimators.mean_weight(-ratios),
         "reference_mean_weight": estimators.mean_weight(base_ratios),
     }
-
-
-def _figures(
-    scored: ScoredByBoth,
-    drawn: list[list[Completion]],
-    prompts: Sequence[str],
-    scorers: Mapping[str, Scorer],
-) -> dict[str, tuple[Estimate, Tensor]]:
-    """Estimates what depends on one model's samples alone, with the values behind each mean."""
-    texts = [[completion.text for completion in row] for row in drawn]
-    repeated = [prompt for prompt, row in zip(prompts, drawn, strict=True) for _ in row]
-    every = [text for row in texts for text in row]
-    figures = {}
-    for name, scorer in scorers.items():
-        values = torch.tensor(scorer(repeated, every)).view(len(drawn), -1)
-        figures[name] = estimators.mean(values), values
-    figures["entropy"] = estimators.mean(scored.entropies), scored.entropies
-    figures["distinct_2"] = diversity.distinct_n(texts), torch.empty(0)
-    if len(drawn[0]) > 1:
-        figures["self_bleu"] = diversity.self_bleu(texts), torch.empty(0)
-    return figures
-
-
-def _scored(
-    model: PreTrainedModel,
-    other: PreTrainedModel,
-    drawn: list[list[Completion]],
-    ids: list[list[int]],
-    batch_size: int,
-) -> ScoredByBoth:
-    """Scores samples of a model under it and under another, everything with shape (P, S)."""
-    starts = [start for start, row in zip(ids, drawn, strict=True) for _ in row]
-    found = completion_kls(model, other, starts, _flat_ids(drawn), batch_size=batch_size)
-    return ScoredByBoth(*(values.view(len(drawn), -1) for values in found))
-
-
-def _flat_ids(drawn: list[list[Completion]]) -> list[list[int]]:
-    return [completion.ids for row in drawn for completion in row]
-
-
-def _log_probs(drawn: list[list[Completion]]) -> Tensor:
-    return torch.tensor([[completion.log_prob for completion in row] for row in drawn])
-
-
-def _cell(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} ± {estimate.error:.3f}"
-
-
-def _inline(text: str) -> str:
-    return " ".join(text.split())

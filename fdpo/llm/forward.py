@@ -1,10 +1,10 @@
-"""How a language model scores a batch: the log-probabilities of its completions' tokens."""
+"""Log-probabilities of the tokens of a batch's completions under a language model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from peft import PeftModel
@@ -12,51 +12,51 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from fdpo.llm.chunked_head import chunked_head
-from fdpo.llm.collator import PREFIX, PairCollator
+from fdpo.llm.collator import PREFIX, PairBatch, PairCollator
 
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}  # of a log-probability; others 0.1
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
+"""Differences of a log-probability that rounding explains, by dtype; 0.1 for other dtypes."""
 
 
-def scored(model: Any, batch: Mapping[str, Tensor], bare: nn.Module, **kwargs: Any) -> Any:
-    """Runs a batch of :class:`~fdpo.llm.collator.PairCollator` through TRL's fused head.
-
-    Only places that predict a token of a completion meet the head.
+def token_log_probs(model: Any, batch: PairBatch, unwrapped: nn.Module, **kwargs: Any) -> Any:
+    """Runs a batch through TRL's fused head, which only the predicting positions meet.
 
     Arguments:
         model: The model to call, as a launcher may have wrapped it.
         batch: The batch.
-        bare: The same model unwrapped, with or without an adapter.
-        **kwargs: What else the model is called with.
+        unwrapped: The same model unwrapped, with or without an adapter.
+        **kwargs: Further arguments of the model.
 
     Returns:
-        TRL's outputs, whose per-token fields have the shape (1, T) of the batch's targets.
+        TRL's outputs: ``log_probs`` and other fields with a value for each target of the batch have
+        shape (1, T).
     """
-    with _only_scored(_backbone(bare), batch), chunked_head(batch["input_ids"].device):
+    with _only_predicting(_backbone(unwrapped), batch), chunked_head(batch["input_ids"].device):
         targets = batch["targets"][None]
         return model(**model_inputs(batch), shift_labels=targets, fused_lm_head=True, **kwargs)
 
 
-def sums(values: Tensor, sizes: Tensor) -> Tensor:
-    """Sums per-token values, with shape (1, T), over each completion: fp32 with shape (N)."""
+def sum_by_completion(values: Tensor, num_targets: Tensor) -> Tensor:
+    """Sums values of targets, with shape (1, T), over each completion: fp32 with shape (N)."""
     # one by one in fp32, 256 tokens of 11 nats lose 1e-3 nats; not every device has float64
     wide = torch.float32 if values.device.type == "mps" else torch.float64
-    each = values[0].to(wide).split(sizes.tolist())
+    each = values[0].to(wide).split(num_targets.tolist())
     return pad_sequence(list(each), batch_first=True).sum(dim=1).float()
 
 
-def model_inputs(batch: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Returns what a language model is called with to predict a batch's tokens."""
+def model_inputs(batch: PairBatch) -> dict[str, Any]:
+    """Returns the arguments with which a language model predicts a batch's tokens."""
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     if "segments" in batch:
         inputs["position_ids"] = batch["position_ids"]
-        inputs["attention_mask"] = visible(batch["segments"])
+        inputs["attention_mask"] = packed_mask(batch["segments"])
     return {**inputs, "use_cache": False}
 
 
-def visible(segments: Tensor) -> Tensor:
-    """Returns which place sees which in shared rows, with shape (R, 1, L, L).
+def packed_mask(segments: Tensor) -> Tensor:
+    """Returns the attention mask of packed rows, with shape (R, 1, L, L).
 
-    A place sees what comes before it of the prompt and of its own completion, and itself.
+    A token attends to the earlier ones of its prompt and of its completion, and to itself.
     """
     query, key = segments[:, :, None], segments[:, None, :]
     length = segments.shape[1]
@@ -65,9 +65,9 @@ def visible(segments: Tensor) -> Tensor:
 
 
 def packing_obstacle(model: Any) -> str:
-    """Says why a model cannot run several completions in a row with their prompt; "" if it can.
+    """Returns why a model cannot run packed rows, "" if it can.
 
-    What its configuration cannot tell is tried: two completions, in one row and in two.
+    Its configuration rules some models out; others run two completions packed and in two rows.
     """
     bare = model.get_base_model() if isinstance(model, PeftModel) else model
     config = bare.config.get_text_config()
@@ -79,21 +79,7 @@ def packing_obstacle(model: Any) -> str:
         return "its attention has a sliding window"
     if hasattr(config, "output_router_logits"):
         return "the loss of its router counts the tokens of plain rows"
-    collator = PairCollator(pad_token_id=0)
-    ids = [(7 * i + 3) % config.vocab_size for i in range(12)]
-    row = {"prompt_ids": ids[:5], "chosen_ids": ids[5:9], "rejected_ids": ids[9:]}
-    apart = collator([row])
-    collator.hidden_size = 10**6
-    together = collator([row])
-    device, training = next(model.parameters()).device, model.training
-    model.eval()
-    with torch.no_grad():
-        found = [
-            scored(model, {k: v.to(device) for k, v in batch.items()}, model).log_probs
-            for batch in (apart, together)
-        ]
-    model.train(training)
-    error = (found[0] - found[1]).abs().max().item()
+    error = _packing_error(model, config.vocab_size)
     if not error <= TOLERANCE.get(bare.dtype, 0.1):
         return (
             f"it does not follow the mask and positions (a log-probability is off by {error:.2g})"
@@ -101,22 +87,44 @@ def packing_obstacle(model: Any) -> str:
     return ""
 
 
-def _backbone(bare: Any) -> nn.Module:
-    return (bare.get_base_model() if isinstance(bare, PeftModel) else bare).base_model
+@torch.no_grad()
+def _packing_error(model: Any, vocab_size: int) -> float:
+    """Returns by how much packing changes a log-probability of two completions."""
+    ids = [(7 * i + 3) % vocab_size for i in range(12)]
+    pair = {"prompt_ids": ids[:5], "chosen_ids": ids[5:9], "rejected_ids": ids[9:]}
+    device, training = next(model.parameters()).device, model.training
+
+    def log_probs(packing: Literal["never", "always"]) -> Tensor:
+        batch = PairCollator(pad_token_id=0, packing=packing)([pair])
+        return token_log_probs(model, _to(batch, device), model).log_probs
+
+    model.eval()
+    error = (log_probs("never") - log_probs("always")).abs().max().item()
+    model.train(training)
+    return error
+
+
+def _to(batch: PairBatch, device: torch.device) -> PairBatch:
+    return cast(PairBatch, {name: cast(Tensor, value).to(device) for name, value in batch.items()})
+
+
+def _backbone(unwrapped: Any) -> nn.Module:
+    bare = unwrapped.get_base_model() if isinstance(unwrapped, PeftModel) else unwrapped
+    return bare.base_model
 
 
 @contextmanager
-def _only_scored(backbone: nn.Module, batch: Mapping[str, Tensor]) -> Iterator[None]:
-    """Lets what follows the backbone see the hidden states of scored places only.
+def _only_predicting(backbone: nn.Module, batch: PairBatch) -> Iterator[None]:
+    """Reduces the backbone's hidden states to those of the predicting positions.
 
-    Virtual tokens that a prompt-learning adapter puts in front move the places along.
+    Virtual tokens that a prompt-learning adapter puts in front shift the positions.
     """
-    rows, places = batch["scored"].unbind(1)
+    rows, positions = batch["predicting"].unbind(1)
     length = batch["input_ids"].shape[1]
 
     def select(module: nn.Module, inputs: Any, output: Any) -> Any:
         hidden = output.last_hidden_state
-        output.last_hidden_state = hidden[rows, places + hidden.shape[1] - length][None]
+        output.last_hidden_state = hidden[rows, positions + hidden.shape[1] - length][None]
         return output
 
     handle = backbone.register_forward_hook(select)

@@ -1,4 +1,4 @@
-"""Margins of held-out pairs under a trained policy, computed as its training would."""
+"""Margins of held-out pairs under a trained policy, computed as in its training."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fdpo.llm.config import FDPOConfig
 from fdpo.llm.trainer import FDPOTrainer
 from fdpo.losses.config import LossConfig
 from fdpo.preferences.pairs import Pair
+from fdpo.runs.cache import OFF
 
 
 def held_out_margins(
@@ -28,14 +29,14 @@ def held_out_margins(
     r"""Returns :math:`m = \beta(g(\ell_w) - g(\ell_l))` of pairs in float32, and their prompts.
 
     The trainer itself prepares the pairs, so that chat templates, end tokens and the longest length
-    are those of the training. It also prepares the models: they are its own from then on.
+    are those of the training. It also prepares the models, which are of no other use afterwards.
 
     Arguments:
         policy: The trained model.
         reference: The model it started from.
         tokenizer: The tokenizer of both.
         pairs: The pairs.
-        options: What the run was started with, as its record has it.
+        options: The options of the run, as its record has them.
         batch_size: Pairs in a batch.
 
     Raises:
@@ -44,17 +45,17 @@ def held_out_margins(
     loss = LossConfig.from_run(options)
     if loss is None:
         raise ValueError("margins need the divergence and beta of the run, which name no loss")
-    kept = {name: options[name] for name in ("max_length", "truncation_mode") if name in options}
+    lengths = {name: options[name] for name in ("max_length", "truncation_mode") if name in options}
     with tempfile.TemporaryDirectory() as folder:
         config = FDPOConfig(
             **vars(loss),
-            **kept,
+            **lengths,
             output_dir=folder,
             per_device_eval_batch_size=batch_size,
             use_cpu=policy.device.type == "cpu",
             bf16=False,
             gradient_checkpointing=False,
-            reference_cache="off",
+            reference_cache=OFF,
             report_to="none",
             disable_tqdm=True,
         )

@@ -1,9 +1,8 @@
-"""Loading of models and tokenizers: hub ids or folders, safetensors only, faults in one line."""
+"""Models and tokenizers by hub id or folder: safetensors only, mistakes in one line."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import (
@@ -55,15 +54,13 @@ def fitting_length(name: str, max_length: int | None) -> int | None:
     return min(filter(None, (max_length, context)), default=None)
 
 
-def options_of(folder: str) -> dict[str, Any]:
-    """Returns what the run in a folder was started with, nothing where there is no record."""
-    record = Path(folder) / runs.RECORD
-    return runs.read_json(record)["options"] if record.is_file() else {}
+def get_reference_name(folder: str) -> str:
+    """Returns the model that the run in a folder started from, by its record.
 
-
-def reference_of(folder: str) -> str:
-    """Returns what the run in a folder started from, as its record says."""
-    options = options_of(folder)
+    Raises:
+        ValueError: If the folder has no record of a run.
+    """
+    options = runs.run_options(folder)
     if "model_name_or_path" not in options:
         raise ValueError(f"model {folder}: no {runs.RECORD} in it; name its --reference")
     return options["model_name_or_path"]

@@ -1,4 +1,4 @@
-"""The order of training: pairs of one prompt together, and pairs of like length."""
+"""A sampler that keeps the pairs of a prompt together and batches pairs of similar length."""
 
 from __future__ import annotations
 
@@ -9,46 +9,48 @@ from torch.utils.data import Sampler
 
 from fdpo.runs.seeds import derived_seed
 
-WINDOW = 32  # updates whose pairs are sorted by length; at most a quarter of an epoch
+WINDOW = 32
+"""Updates whose pairs are sorted by length; at most a quarter of an epoch."""
 
 
 class PairSampler(Sampler[int]):
-    """Random order in which a prompt's pairs stay together and an update's are of like length.
+    """A random order in which pairs of a prompt, and in an update pairs of similar length, meet.
 
     Prompts are shuffled, sorted by length within windows of 32 updates (fewer where an epoch has
-    few, so that each has updates of its own), and cut into updates, whose order is random. An
-    epoch's order is a function of the seed and the epoch alone.
+    few, so that every epoch has other updates), and cut into updates, whose order is random. The
+    order is a function of the seed and the epoch alone.
 
     Arguments:
-        prompts: For each pair, something that tells its prompt from others.
+        prompts: For each pair, a value that identifies its prompt.
         lengths: For each pair, the tokens of its longer side with the prompt.
-        update: Pairs of an update, all processes together.
-        seed: The run's seed.
+        update_size: Pairs of an update, all processes together.
+        seed: The seed of the run.
     """
 
     def __init__(
-        self, prompts: Sequence[object], lengths: Sequence[int], update: int, seed: int
+        self, prompts: Sequence[object], lengths: Sequence[int], update_size: int, seed: int
     ) -> None:
         groups: dict[object, list[int]] = {}
         for number, prompt in enumerate(prompts):
             groups.setdefault(prompt, []).append(number)
         self.groups = list(groups.values())
-        self.lengths, self.update, self.seed, self.epoch = lengths, update, seed, 0
-        self.window = update * max(1, min(WINDOW, len(lengths) // (4 * update)))
+        self.lengths, self.update_size, self.seed, self.epoch = lengths, update_size, seed, 0
+        self.window = update_size * max(1, min(WINDOW, len(lengths) // (4 * update_size)))
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch, which decides on the order."""
+        """Sets the epoch, on which the order depends."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(derived_seed(self.seed, self.epoch))
         order = [self.groups[i] for i in torch.randperm(len(self.groups), generator=generator)]
         numbers = [number for window in self._windows(order) for number in self._sorted(window)]
-        updates = [numbers[i : i + self.update] for i in range(0, len(numbers), self.update)]
-        last = len(updates) - (len(numbers) % self.update > 0)  # an incomplete one stays last
+        size = self.update_size
+        updates = [numbers[i : i + size] for i in range(0, len(numbers), size)]
+        last = len(updates) - (len(numbers) % size > 0)  # an incomplete update stays last
         for i in torch.randperm(last, generator=generator).tolist():
             yield from updates[i]
         for update in updates[last:]:

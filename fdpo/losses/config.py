@@ -86,7 +86,7 @@ class LossConfig:
         """Returns the loss among the recorded options of a run, or ``None`` if there is none."""
         if "loss" not in options:
             return None
-        names = [field.name for field in fields(LossConfig)]
+        names = [option.name for option in fields(LossConfig)]
         return LossConfig(**{name: options[name] for name in names if name in options})
 
     def resolve(self) -> tuple[Divergence, str]:

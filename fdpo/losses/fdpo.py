@@ -145,7 +145,7 @@ def check_options(
     if not 0 < beta < math.inf:
         raise ValueError(f"beta must be a finite number above 0, got {beta}")
     if preference not in PREFERENCES:
-        raise ValueError(f"preference must be one of {', '.join(PREFERENCES)}, got {preference!r}")
+        raise ValueError(f"preference {preference!r}: choose from {', '.join(PREFERENCES)}")
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing must lie in [0, 0.5), got {label_smoothing}")
     check_tail(tail)

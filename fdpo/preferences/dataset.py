@@ -1,4 +1,4 @@
-"""Folders of preference data: pairs to train on and to test with, the scored groups, a card."""
+"""Data sets of preferences: folders of pairs to train and test on, scored groups, and a card."""
 
 from __future__ import annotations
 
@@ -7,34 +7,49 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from fdpo import runs
 from fdpo.cards import dataset_card, markdown_table
-from fdpo.preferences.pairs import Group, make_pairs, split_by_prompt
+from fdpo.preferences.pairs import Group, PairingConfig, make_pairs, split_by_prompt
 from fdpo.preferences.schema import write_pairs
+from fdpo.runs.files import write_text
 from fdpo.runs.rows import write_rows
+
+CARD = "README.md"  # written last: a folder that has one is complete
 
 
 def write_dataset(
     folder: Path,
     groups: Sequence[Group],
     *,
-    facts: Mapping[str, object],
-    rule: str = "top_bottom",
-    k: int = 3,
-    k_top: int = 4,
-    min_gap: float = 0.0,
+    provenance: Mapping[str, object],
+    pairing: PairingConfig | None = None,
     test_size: float = 0.1,
     seed: int = 0,
     source: str = "the groups",
     task: str = "text-generation",
 ) -> Counter[str]:
-    """Makes the pairs of groups and writes both as a folder that `datasets.load_dataset` loads.
+    """Pairs scored groups and writes a folder that `datasets.load_dataset` loads.
 
     ``train.jsonl`` and ``test.jsonl`` hold the pairs, split by prompt; ``groups.jsonl`` the groups,
-    each with its ``split``; ``README.md`` the card, with ``facts`` on how it was made. Returns the
-    counts of `fdpo.preferences.make_pairs`. ``task`` is what the hub calls the data's use.
+    each with its ``split``; ``README.md`` the card.
+
+    Arguments:
+        folder: The folder.
+        groups: The scored groups.
+        provenance: The origin of the data by name, for the card.
+        pairing: The pairing of a group's completions.
+        test_size: The share of the prompts to hold out.
+        seed: The seed of the split.
+        source: The name of the groups in errors.
+        task: The hub's name of the data's use.
+
+    Returns:
+        The counts of :func:`fdpo.preferences.make_pairs`.
+
+    Raises:
+        ValueError: If no pair is left.
     """
-    pairs, counts = make_pairs(groups, rule, k, k_top, min_gap, source)
+    options = (pairing or PairingConfig()).pairing_options()
+    pairs, counts = make_pairs(groups, **options, source=source)
     train, test = split_by_prompt(pairs, test_size, seed)
     held_out = {pair.prompt for pair in test}
     write_pairs(folder / "train.jsonl", train)
@@ -48,7 +63,7 @@ def write_dataset(
             if len(group.completions) > 1
         ),
     )
-    runs.write_text(folder / "README.md", _card(folder, counts, facts, len(train), len(test), task))
+    write_text(folder / CARD, _card(folder, counts, provenance, len(train), len(test), task))
     return counts
 
 

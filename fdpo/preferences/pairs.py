@@ -1,13 +1,11 @@
-"""Scored groups of completions, the preference pairs that ranks make of them, and splits by prompt.
+"""Scored groups of completions, the preference pairs of their ranks, and splits by prompt.
 
 A *group* holds a prompt and n completions with their scores. Its completions are ranked, best
-first (rank 0), and a *rule* says which ranks (i, j), i < j, meet in a *pair* whose chosen side is
-rank i and whose rejected side is rank j. Nothing here knows a trainer or a modality: a completion
-is a text, or a path to an image.
+first (rank 0). A *rule* selects the ranks (i, j), i < j, that form a *pair* with rank i as its
+chosen and rank j as its rejected side. A completion is a text or the path of an image.
 
-A structural fault in a row raises a `ValueError` that names file and row. Whatever is merely of no
-use (equal texts, equal scores, gaps that are too small, answers without their prompt) is dropped
-and counted, and an error only if nothing is left.
+Candidates that teach nothing (equal texts, equal scores, a gap that is too small) are dropped and
+counted; an error is raised only if no pair is left.
 """
 
 from __future__ import annotations
@@ -30,10 +28,14 @@ SIDES: tuple[Side, Side] = ("chosen", "rejected")
 
 @dataclass(frozen=True)
 class Group:
-    """A prompt with its completions and their scores, larger is better.
+    """A prompt with its completions and their scores.
 
-    ``truncated`` marks completions that were cut before their end; ``left_out`` counts answers of
-    the source that were dropped because they did not begin with their prompt.
+    Arguments:
+        prompt: The prompt.
+        completions: Texts, or paths of images.
+        scores: The score of each completion; larger is better.
+        truncated: Marks completions that were cut before their end.
+        left_out: The number of answers in the source that did not begin with their prompt.
     """
 
     prompt: str
@@ -43,7 +45,7 @@ class Group:
     left_out: int = 0
 
     def row(self) -> dict[str, Any]:
-        """The group as a row of a file."""
+        """Returns the group as a row of a file."""
         return {
             "prompt": self.prompt,
             "completions": self.completions,
@@ -56,8 +58,8 @@ class Group:
 class Pair:
     """A chosen and a rejected completion of one prompt, in TRL's names.
 
-    A pair without ``prompt`` carries it as the common beginning of both sides (TRL's implicit
-    prompt). Scores and truncation marks are None where the source does not tell them.
+    Without ``prompt``, both sides begin with it (TRL's implicit prompt). Scores and truncation
+    marks are None where they are unknown.
     """
 
     prompt: Text | None
@@ -69,8 +71,8 @@ class Pair:
     rejected_truncated: bool | None = None
 
     def row(self) -> dict[str, Any]:
-        """The pair as a row of a file, without what is not known."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        """Returns the pair as a row of a file, without unknown values."""
+        values = {column.name: getattr(self, column.name) for column in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -84,19 +86,19 @@ RULES: dict[str, Callable[[int, int, int], set[tuple[int, int]]]] = {
     "best_worst": lambda n, k, k_top: _top_bottom(n, 1, 1),
     "all": lambda n, k, k_top: {(i, j) for i in range(n) for j in range(i + 1, n)},
 }
-"""Rank rules: (completions n, k, k_top) to the pairs of ranks (i, j) that meet, i < j."""
+"""Rank rules: functions of the number of completions n, k and k_top to ranks (i, j), i < j."""
 
 
 @dataclass
 class PairingConfig:
-    """Pairs of scored groups: the options of :func:`make_pairs`."""
+    """Pairs of scored groups."""
 
     rule: str = field(
         default="top_bottom",
-        metadata={"help": "ranks of a scored group that meet in a pair: " + ", ".join(RULES)},
+        metadata={"help": "ranks of a scored group that form pairs: " + ", ".join(RULES)},
     )
-    k: int = field(default=3, metadata={"help": "top_bottom: the best meets the k worst"})
-    k_top: int = field(default=4, metadata={"help": "top_bottom: the k_top best meet the worst"})
+    k: int = field(default=3, metadata={"help": "top_bottom: the best with the k worst"})
+    k_top: int = field(default=4, metadata={"help": "top_bottom: the k_top best with the worst"})
     min_gap: float = field(default=0.0, metadata={"help": "smallest score gap of a pair"})
 
     def __post_init__(self) -> None:
@@ -106,24 +108,35 @@ class PairingConfig:
         if self.rule != "top_bottom" and (idle := set(self.changed()) & {"k", "k_top"}):
             raise ValueError(f"{', '.join(sorted(idle))}: no effect with the rule {self.rule}")
 
-    def ranking(self) -> dict[str, Any]:
-        """The options as arguments of :func:`make_pairs`."""
-        return {one.name: getattr(self, one.name) for one in fields(PairingConfig)}
+    def pairing_options(self) -> dict[str, Any]:
+        """Returns the options as arguments of :func:`make_pairs`."""
+        return {option.name: getattr(self, option.name) for option in fields(PairingConfig)}
 
     def changed(self) -> list[str]:
-        """The options that differ from their defaults."""
-        return [one.name for one in fields(PairingConfig) if getattr(self, one.name) != one.default]
+        """Returns the names of the options that differ from their defaults."""
+        return [
+            option.name
+            for option in fields(PairingConfig)
+            if getattr(self, option.name) != option.default
+        ]
 
 
 def rank_pairs(n: int, rule: str, k: int = 3, k_top: int = 4) -> list[tuple[int, int]]:
-    """Returns the pairs of ranks (i, j), i < j, that a rule makes of n ranked completions.
+    """Returns the ranks (i, j), i < j, that a rule pairs among n ranked completions.
 
-    ``top_bottom`` lets the best meet the ``k`` worst and the ``k_top`` best meet the worst, each
-    pair once; the defaults are slic-hf's six pairs of six answers.
-    ``best_worst`` is its case k = 1. ``all`` lets every two meet.
+    ``top_bottom`` pairs the best with the ``k`` worst and the ``k_top`` best with the worst, each
+    pair once; the defaults are slic-hf's six pairs of six answers. ``best_worst`` pairs the best
+    with the worst only, ``all`` every two.
+
+    Raises:
+        ValueError: If there is no such rule, or ``k`` or ``k_top`` is below 1.
+
+    Example:
+        >>> rank_pairs(4, "top_bottom", k=2, k_top=1)
+        [(0, 2), (0, 3)]
     """
     if rule not in RULES:
-        raise ValueError(f"unknown rank rule {rule!r}; there is {', '.join(RULES)}")
+        raise ValueError(f"unknown rank rule {rule!r}; choose from {', '.join(RULES)}")
     if min(k, k_top) < 1:
         raise ValueError(f"k and k_top must be at least 1, not {k} and {k_top}")
     return sorted(RULES[rule](n, k, k_top))
@@ -152,10 +165,20 @@ def make_pairs(
     min_gap: float = 0.0,
     source: str = "the groups",
 ) -> tuple[list[Pair], Counter[str]]:
-    """Makes the pairs of a rank rule (see `rank_pairs`) and counts every candidate.
+    """Pairs the completions of groups by a rank rule and counts every candidate.
 
-    Besides the counts of `usable_pairs`, the counter holds ``groups``, ``small_groups`` (fewer than
-    two completions left) and ``answers_without_prompt``.
+    Arguments:
+        groups: The scored groups.
+        rule, k, k_top: The rule (:func:`rank_pairs`).
+        min_gap: The smallest score gap of a pair.
+        source: The name of the groups in errors.
+
+    Returns:
+        The pairs, and the counts of :func:`usable_pairs` with ``groups``, ``small_groups`` (fewer
+        than two completions) and ``answers_without_prompt``.
+
+    Raises:
+        ValueError: If no pair is left.
     """
     candidates = [pair for group in groups for pair in _candidates(group, rule, k, k_top)]
     counts = Counter(
@@ -170,23 +193,26 @@ def make_pairs(
 def usable_pairs(
     pairs: Sequence[Pair], min_gap: float = 0.0, source: str = "the pairs"
 ) -> tuple[list[Pair], Counter[str]]:
-    """Keeps the pairs that teach something, and counts the rest by reason.
+    """Selects the pairs that teach something, and counts the others by reason.
 
     ``candidates = made + equal_texts + equal_scores + small_gap + repeated``, where a small gap is
     one below ``min_gap`` (in units of the score) and a repeated pair has the texts of an earlier
-    one. Raises `ValueError` if no pair is left.
+    one.
+
+    Raises:
+        ValueError: If no pair is left.
     """
     counts: Counter[str] = Counter(candidates=len(pairs))
     seen: set[str] = set()
-    kept = []
+    usable = []
     for pair in pairs:
         verdict = _verdict(pair, min_gap, seen)
         counts[verdict] += 1
         if verdict == "made":
-            kept.append(pair)
-    if not kept:
+            usable.append(pair)
+    if not usable:
         raise ValueError(f"{source}: no pair is left ({describe(counts)})")
-    return kept, counts
+    return usable, counts
 
 
 def _verdict(pair: Pair, min_gap: float, seen: set[str]) -> str:
@@ -205,7 +231,7 @@ def _verdict(pair: Pair, min_gap: float, seen: set[str]) -> str:
 
 
 def describe(counts: Mapping[str, int]) -> str:
-    """Says in one line what was made and what was dropped, and why."""
+    """Describes counts of pairs in one line: those made, and those dropped by reason."""
     dropped = ", ".join(
         f"{count:,} {name.replace('_', ' ')}"
         for name, count in counts.items()
@@ -220,17 +246,17 @@ Item = TypeVar("Item", Group, Pair)
 
 
 def get_prompt(item: Group | Pair) -> Text:
-    """The prompt that decides on which side of a split an item falls.
+    """Returns the prompt of a group or pair, by which data are split.
 
-    For a pair without one it is what both sides share: whole messages of a conversation; of a text
-    everything up to the last ``Assistant:`` turn (as in Anthropic's HH), or all of it.
+    A pair without one has the prompt that both sides share: whole messages of a conversation; the
+    text up to the last ``Assistant:`` turn (as in Anthropic's HH), or all of the shared text.
     """
     if isinstance(item, Group):
         return item.prompt
     if item.prompt is not None:
         return item.prompt
     both = zip(item.chosen, item.rejected, strict=False)
-    length = sum(1 for _ in takewhile(lambda two: two[0] == two[1], both))
+    length = sum(1 for _ in takewhile(lambda sides: sides[0] == sides[1], both))
     shared = item.chosen[:length]
     if isinstance(shared, str):
         return shared.rpartition("\n\nAssistant:")[0] or shared
@@ -242,8 +268,13 @@ def split_by_prompt(
 ) -> tuple[list[Item], list[Item]]:
     """Splits groups or pairs into (train, test) so that no prompt is on both sides.
 
-    ``test_size`` is a share of the distinct prompts, in [0, 1). Those with the lowest SHA-256 of
-    seed and prompt are held out: neither the order of the items nor a generator's state matters.
+    Prompts with the lowest SHA-256 of seed and prompt are held out: the split depends neither on
+    the order of the items nor on a random generator.
+
+    Arguments:
+        items: The groups or pairs.
+        test_size: The share of the distinct prompts to hold out, in [0, 1).
+        seed: The seed.
     """
     require_share(test_size)
     keys = [_digest(seed, get_prompt(item)) for item in items]
@@ -260,7 +291,7 @@ def split_by_prompt(
 
 
 def require_share(test_size: float) -> None:
-    """Raises `ValueError` if this is no share of prompts to hold out."""
+    """Raises `ValueError` if a share of prompts to hold out is not in [0, 1)."""
     if not 0 <= test_size < 1:
         raise ValueError(f"test_size is a share of the prompts in [0, 1), not {test_size}")
 

@@ -1,4 +1,4 @@
-"""Rows of files as scored groups and pairs, with errors that name file and row."""
+"""Schema of preference data: rows of files to scored groups and pairs, errors that name the row."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fdpo.preferences.columns import list_of, optional, require, type_of
 from fdpo.preferences.pairs import SIDES, Group, Pair, PairingConfig, make_pairs, usable_pairs
 from fdpo.runs.rows import read_rows, write_rows
 
 
 def row_kind(row: Mapping[str, Any], source: str) -> Literal["groups", "pairs"]:
-    """Tells by its columns whether a row is a scored group or a pair."""
+    """Returns the kind of a row, a scored group or a pair, by its columns."""
     if "chosen" in row or "rejected" in row:
         return "pairs"
     if "completions" in row or "answers" in row:
@@ -26,10 +25,16 @@ def row_kind(row: Mapping[str, Any], source: str) -> Literal["groups", "pairs"]:
 
 
 def groups_from_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows") -> list[Group]:
-    """Checks rows of scored groups; ``source`` is what errors call them.
+    """Returns the groups of rows, after checking them.
 
-    Columns: ``prompt``, ``completions``, ``scores`` and, if known, ``truncated``; or slic-hf's
-    ``prompt``, ``answers``, ``rm_scores``, whose answers repeat the prompt: it is cut off.
+    Arguments:
+        rows: Rows with the columns ``prompt``, ``completions``, ``scores`` and, if known,
+            ``truncated``; or slic-hf's ``prompt``, ``answers``, ``rm_scores``, where each answer
+            begins with the prompt, which is removed.
+        source: The name of the rows in errors.
+
+    Raises:
+        ValueError: If a row is wrong, naming it, or no completion is left.
     """
     groups = [_group(row, f"{source}, row {n}") for n, row in enumerate(rows, 1)]
     if not groups:
@@ -40,7 +45,7 @@ def groups_from_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows") ->
 
 
 def pairs_from_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows") -> list[Pair]:
-    """Checks rows of pairs, plain or conversational, with or without ``prompt`` and scores."""
+    """Returns the pairs of rows, plain or conversational, with or without prompt and scores."""
     pairs = [_pair(row, f"{source}, row {n}") for n, row in enumerate(rows, 1)]
     if not pairs:
         raise ValueError(f"{source}: no rows")
@@ -48,33 +53,36 @@ def pairs_from_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows") -> 
 
 
 def preferences_from_rows(
-    rows: Sequence[Mapping[str, Any]], source: str = "rows", rank: PairingConfig | None = None
+    rows: Sequence[Mapping[str, Any]], source: str = "rows", pairing: PairingConfig | None = None
 ) -> tuple[list[Pair], Counter[str]]:
     """Returns the usable pairs of rows of either kind, with their counts (see `make_pairs`).
 
-    Raises `ValueError` if ``rank`` holds a rule and the rows are pairs already.
+    Raises:
+        ValueError: If a row is wrong, no pair is left, or the rows are pairs already and
+            ``pairing`` changes the rule.
     """
-    rank = rank or PairingConfig()
+    pairing = pairing or PairingConfig()
     if len(rows) and row_kind(rows[0], source) == "groups":
-        return make_pairs(groups_from_rows(rows, source), **rank.ranking(), source=source)
-    if idle := set(rank.changed()) - {"min_gap"}:
+        groups = groups_from_rows(rows, source)
+        return make_pairs(groups, **pairing.pairing_options(), source=source)
+    if idle := set(pairing.changed()) - {"min_gap"}:
         raise ValueError(
             f"{source} holds pairs already: {', '.join(sorted(idle))} would only rank scored groups"
         )
-    return usable_pairs(pairs_from_rows(rows, source), rank.min_gap, source)
+    return usable_pairs(pairs_from_rows(rows, source), pairing.min_gap, source)
 
 
 def _group(row: Mapping[str, Any], where: str) -> Group:
     slic = "answers" in row and "completions" not in row
     texts, values = ("answers", "rm_scores") if slic else ("completions", "scores")
-    require(row, ("prompt", texts, values), where)
+    require_columns(row, ("prompt", texts, values), where)
     if not isinstance(row["prompt"], str):
-        raise ValueError(f"{where}: prompt must be a text, not {type_of(row['prompt'])}")
-    completions = list_of(row, texts, str, where)
-    scores = [float(score) for score in list_of(row, values, (int, float), where)]
+        raise ValueError(f"{where}: prompt must be a text, not {type_name(row['prompt'])}")
+    completions = get_list(row, texts, str, where)
+    scores = [float(score) for score in get_list(row, values, (int, float), where)]
     truncated = [False] * len(completions)
     if row.get("truncated") is not None:
-        truncated = list_of(row, "truncated", bool, where)
+        truncated = get_list(row, "truncated", bool, where)
     if not len(completions) == len(scores) == len(truncated):
         raise ValueError(
             f"{where}: {len(completions)} {texts} but {len(scores)} {values} "
@@ -90,18 +98,18 @@ def _group(row: Mapping[str, Any], where: str) -> Group:
 
 
 def _without_prompt(group: Group) -> Group:
-    kept = [i for i, text in enumerate(group.completions) if text.startswith(group.prompt)]
+    answers = [i for i, text in enumerate(group.completions) if text.startswith(group.prompt)]
     return Group(
         group.prompt,
-        [group.completions[i][len(group.prompt) :] for i in kept],
-        [group.scores[i] for i in kept],
-        [group.truncated[i] for i in kept],
-        left_out=len(group.completions) - len(kept),
+        [group.completions[i][len(group.prompt) :] for i in answers],
+        [group.scores[i] for i in answers],
+        [group.truncated[i] for i in answers],
+        left_out=len(group.completions) - len(answers),
     )
 
 
 def _pair(row: Mapping[str, Any], where: str) -> Pair:
-    require(row, ("chosen", "rejected"), where)
+    require_columns(row, ("chosen", "rejected"), where)
     if row.get("tools"):
         raise ValueError(f"{where}: tools are not supported; write them into the prompt")
     prompt, *both = sides = [row.get("prompt"), row["chosen"], row["rejected"]]
@@ -115,8 +123,8 @@ def _pair(row: Mapping[str, Any], where: str) -> Pair:
             f"{where}: texts beside lists of messages; leave out the column prompt if the messages "
             "hold the prompt"
         )
-    scores = [optional(row, f"{side}_score", (int, float), where) for side in SIDES]
-    marks = [optional(row, f"{side}_truncated", bool, where) for side in SIDES]
+    scores = [get_optional(row, f"{side}_score", (int, float), where) for side in SIDES]
+    marks = [get_optional(row, f"{side}_truncated", bool, where) for side in SIDES]
     return Pair(prompt, row["chosen"], row["rejected"], *scores, *marks)
 
 
@@ -127,6 +135,50 @@ def _text_kind(value: Any) -> str:
         isinstance(message, Mapping) and "role" in message for message in value
     )
     return "messages" if messages and value else ""
+
+
+def require_columns(row: Any, names: Sequence[str], where: str) -> None:
+    """Raises `ValueError` unless a row has these columns; ``where`` names file and row in it."""
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{where}: must hold named columns, not {type_name(row)}")
+    missing = [name for name in names if name not in row]
+    if missing:
+        raise ValueError(
+            f"{where}: no column {', '.join(missing)}; found {', '.join(row) or 'none'}"
+        )
+
+
+def get_optional(row: Mapping[str, Any], name: str, kind: Any, where: str) -> Any:
+    """Returns the value of a column, after checking its kind; None where there is none."""
+    value = row.get(name)
+    if value is not None and not _is(value, kind):
+        raise ValueError(f"{where}: {name} must be {_KINDS[kind]}, not {type_name(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}: {name} is {value}, not a finite number")
+    return value
+
+
+def get_list(row: Mapping[str, Any], name: str, kind: Any, where: str) -> list[Any]:
+    """Returns the list in a column, after checking the kind of its values."""
+    values = row[name]
+    if not isinstance(values, list):
+        raise ValueError(f"{where}: {name} must be a list, not {type_name(values)}")
+    for i, value in enumerate(values):
+        if not _is(value, kind):
+            raise ValueError(f"{where}: {name}[{i}] must be {_KINDS[kind]}, not {type_name(value)}")
+    return values
+
+
+def type_name(value: Any) -> str:
+    """Returns the name of a value's type, for errors."""
+    return "null" if value is None else type(value).__name__
+
+
+_KINDS: dict[Any, str] = {str: "a text", bool: "true or false", (int, float): "a number"}
+
+
+def _is(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def read_groups(path: str | Path) -> list[Group]:

@@ -3,9 +3,9 @@
 from fdpo.runs.distributed import is_main_process
 from fdpo.runs.files import file_name, read_json, replacing, write_json, write_jsonl, write_text
 from fdpo.runs.folder import (
-    NONFINITE,
     LOG,
     METRICS,
+    NONFINITE,
     PACKAGES,
     RECORD,
     changes_metrics,

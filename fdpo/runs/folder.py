@@ -61,6 +61,7 @@ def prepare(
     *,
     resume: str | None = None,
     overwrite: bool = False,
+    aliases: Mapping[str, str] | None = None,
 ) -> Path:
     """Creates the folder of a run and records in ``run.json`` how the run is started.
 
@@ -72,6 +73,7 @@ def prepare(
         resume: The value of ``--resume_from_checkpoint``: the run in the folder is resumed, with
             the options it was started with except those that :func:`may_change`.
         overwrite: Whether to replace a run in the folder, its checkpoints included.
+        aliases: Other names of options, which an older record may hold.
 
     Raises:
         ValueError: If the folder holds another run, or is no folder.
@@ -79,7 +81,7 @@ def prepare(
     folder = Path(output_dir)
     if not is_main_process():
         return folder
-    previous = None if overwrite else require_free(folder, options, resume=resume)
+    previous = None if overwrite else require_free(folder, options, resume, aliases)
     if overwrite and (folder / RECORD).exists():
         _remove_run(folder)
     commands = previous["commands"] if previous else []
@@ -88,7 +90,10 @@ def prepare(
 
 
 def require_free(
-    output_dir: str | Path, options: Mapping[str, Any], *, resume: str | None = None
+    output_dir: str | Path,
+    options: Mapping[str, Any],
+    resume: str | None = None,
+    aliases: Mapping[str, str] | None = None,
 ) -> dict[str, Any] | None:
     """Raises the errors of :func:`prepare` and writes nothing; returns the record to resume."""
     folder = Path(output_dir)
@@ -103,7 +108,9 @@ def require_free(
             f"--output_dir {folder} already holds a run ({state}): choose another --output_dir, "
             "resume it with --resume_from_checkpoint last, or delete the folder"
         )
-    _require_same(folder, previous["options"], _plain_options(options))
+    names = aliases or {}
+    recorded = {names.get(name, name): value for name, value in previous["options"].items()}
+    _require_same(folder, recorded, _plain_options(options))
     return previous
 
 

@@ -1,25 +1,30 @@
-"""Files of rows (JSONL plain or gzip, Parquet, CSV, told apart by their ending) and their columns.
+"""Files of rows: JSONL (plain or gzip), Parquet and CSV, told apart by their ending.
 
 Errors are `ValueError`s of one line that name the file and, where there is one, the row (from 1).
 """
 
 from __future__ import annotations
+
 import csv
 import gzip
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
 from fdpo.runs.files import replacing
 
-
+Row = Mapping[str, Any]
 
 FORMATS = (".jsonl", ".jsonl.gz", ".parquet", ".csv")
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """Reads the rows of a JSONL (plain or gzip), Parquet or CSV file."""
+    """Reads the rows of a JSONL (plain or gzip), Parquet or CSV file.
+
+    Raises:
+        ValueError: If the file is missing, empty or not in the format of its ending.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
@@ -58,34 +63,39 @@ def _json(line: str, where: str) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        found = f"{error.msg} at column {error.colno}" if line.strip() else "an empty line"
-        raise ValueError(f"{where}: not JSON ({found})") from error
+        fault = f"{error.msg} at column {error.colno}" if line.strip() else "an empty line"
+        raise ValueError(f"{where}: not JSON ({fault})") from error
 
 
-def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
     """Writes rows as JSONL (plain or gzip), Parquet or CSV, beside the file and then renamed.
 
     Parquet and CSV have the columns of the first row.
     """
     path = Path(path)
+    write = {".parquet": _write_parquet, ".csv": _write_csv}.get(path.suffix, _write_jsonl)
     with replacing(path) as beside:
-        if path.suffix == ".parquet":
-            import pyarrow
-            import pyarrow.parquet
+        write(beside, rows)
 
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), beside)
-            return
-        if path.suffix == ".csv":
-            rows = list(rows)
-            with beside.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, list(rows[0]) if rows else [])
-                writer.writeheader()
-                writer.writerows(rows)
-            return
-        with beside.open("wb") as file:
-            # No name and no time in the file: equal rows are equal bytes.
-            zipped = (
-                gzip.GzipFile("", "wb", fileobj=file, mtime=0) if path.suffix == ".gz" else file
-            )
-            with zipped as opened:
-                opened.writelines(f"{json.dumps(row)}\n".encode() for row in rows)
+
+def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+
+
+def _write_csv(path: Path, rows: Iterable[Row]) -> None:
+    rows = list(rows)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_jsonl(path: Path, rows: Iterable[Row]) -> None:
+    with path.open("wb") as file:
+        # No name and no time in the file: equal rows are equal bytes.
+        zipped = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if path.suffix == ".gz" else file
+        with zipped as opened:
+            opened.writelines(f"{json.dumps(row)}\n".encode() for row in rows)

@@ -1,8 +1,8 @@
-"""Small models and their tokenizers, from scratch: a language model and a classifier.
+"""IMDb reviews, and small models on them from scratch: a language model and a classifier.
 
-Everything that is made here is an ordinary transformers object: a byte-level BPE tokenizer
-(``PreTrainedTokenizerFast``) and a ``GPT2LMHeadModel``, saved and loaded with
-``save_pretrained`` and ``from_pretrained``.
+Models and tokenizers are ordinary transformers objects (a byte-level BPE
+``PreTrainedTokenizerFast``, a ``GPT2LMHeadModel``, a ``ModernBertForSequenceClassification``),
+saved and loaded with ``save_pretrained`` and ``from_pretrained``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from transformers import (
 )
 from trl import pack_dataset
 
+from fdpo.preferences.prompts import clean_review
 from fdpo.runs.rows import read_rows
 
 BOS, EOS, PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
@@ -44,7 +44,7 @@ BOS, EOS, PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
 
 @dataclass(frozen=True)
 class Splits:
-    """Distinct texts to train on, and held-out ones for the figures that a card states.
+    """Distinct texts to train on, and held-out texts for the metrics of a model card.
 
     Arguments:
         train: The texts to train on.
@@ -58,20 +58,20 @@ class Splits:
 
     @property
     def test(self) -> list[str]:
-        """The held-out texts on which language models are compared."""
+        """The held-out texts that measure language models."""
         return self.held_out[:500]
 
     @property
     def test_bytes(self) -> int:
-        """The size of these in UTF-8."""
+        """The size of :attr:`test` in UTF-8."""
         return sum(len(text.encode()) for text in self.test)
 
 
 def load_texts(source: str, held_out: int = 2000) -> Splits:
     """Loads reviews from a hub id or a file of rows (``text``, and ``label`` if known), cleaned.
 
-    The texts with the lowest SHA-256 are held out: the split depends on nothing but the texts, so
-    that programs which never meet (the language model's and the scorer's) hold out the same ones.
+    The texts with the lowest SHA-256 are held out: the split depends on the texts alone, so that
+    the language model and the scorer hold out the same ones.
 
     Raises:
         ValueError: If the source is missing, has no column ``text``, or too few texts.
@@ -91,11 +91,6 @@ def load_texts(source: str, held_out: int = 2000) -> Splits:
             f"--dataset {source}: {len(ranked)} texts, of which {held_out} are held out"
         )
     return Splits(ranked[held_out:], ranked[:held_out], labels)
-
-
-def clean_review(text: str) -> str:
-    """Replaces the ``<br />`` of web reviews by line breaks, as a person would read them."""
-    return re.sub(r"(?:\s*<br\s*/?>\s*)+", "\n", text).strip()
 
 
 def train_tokenizer(
@@ -131,7 +126,7 @@ def gpt2_from_scratch(
     context: int,
     seed: int = 0,
 ) -> GPT2LMHeadModel:
-    """Makes an untrained GPT-2 without dropout that fits the tokenizer."""
+    """Returns an untrained GPT-2 without dropout for a tokenizer."""
     torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=len(tokenizer),
@@ -157,7 +152,7 @@ def classifier_from_scratch(
     layers: int,
     seed: int = 0,
 ) -> ModernBertForSequenceClassification:
-    """Makes an untrained ModernBERT classifier that averages over tokens and fits the tokenizer."""
+    """Returns an untrained ModernBERT classifier, which averages over tokens, for a tokenizer."""
     torch.manual_seed(seed)
     tokenizer.model_max_length = 512
     config = ModernBertConfig(
@@ -197,14 +192,14 @@ def save_in_16_bit(
 
 
 @torch.no_grad()
-def language_model_figures(
+def language_model_metrics(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> dict[str, float]:
     """Measures a causal language model on texts: perplexity per token and bits per byte.
 
-    Each text is scored with its end token, from its begin token (or, where the tokenizer has none,
-    from its second token), in windows of the model's context that overlap by half, so that every
-    token but the first few has half a context or more before it. Bytes are those of UTF-8.
+    Each text counts with its end token, from its begin token (or, where the tokenizer has none,
+    from its second token). Windows of the model's context overlap by half, so that every token but
+    the first few has half a context or more before it. Bytes are those of UTF-8.
     """
     context = model.config.max_position_embeddings
     device = next(model.parameters()).device
@@ -212,16 +207,16 @@ def language_model_figures(
     model.eval()
     for text in texts:
         ids = tokenizer(text)["input_ids"] + [tokenizer.eos_token_id]
-        scored = 1
-        while scored < len(ids):
-            start = max(0, scored - context // 2) if scored > 1 else 0
+        done = 1
+        while done < len(ids):
+            start = max(0, done - context // 2) if done > 1 else 0
             window = torch.tensor(ids[start : start + context], device=device)
             logits = model(window[None]).logits[0, :-1].float()
             losses = torch.nn.functional.cross_entropy(logits, window[1:], reduction="none")
-            new = losses[scored - start - 1 :]
+            new = losses[done - start - 1 :]
             nats += new.double().sum().item()
             tokens += new.numel()
-            scored = start + len(window)
+            done = start + len(window)
     size = sum(len(text.encode()) for text in texts)
     return {
         "texts": len(texts),

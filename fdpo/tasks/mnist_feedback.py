@@ -1,109 +1,104 @@
-"""Preference data from an image model's own samples and a scorer.
+"""Preference data from an image model's own samples, which a classifier of digits scores.
 
-Samples are written as PNG files and scored from there; groups of them are ranked like any others
-(:mod:`fdpo.preferences`), with a path for a completion. A part of the samples is a function of the
-seed and the part's number alone: an interrupted job goes on with those that are missing.
+Images have no prompts: a group is a number of images in the order in which they were sampled. Each
+part of the images depends on the seed and the part's number alone, so that an interrupted job
+resumes with those that are missing.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-from fdpo.diffusion.evaluate import sample_images
-from fdpo.diffusion.images import Shape, read_image, write_image
-from fdpo.diffusion.noise import NoiseProcess
-from fdpo.preferences.dataset import write_dataset
-from fdpo.preferences.pairs import Group
-from fdpo.runs.distributed import partial_state
+from fdpo.preferences.generate import Complete, Completion
+from fdpo.runs.distributed import sharded
 from fdpo.runs.seeds import derived_seed
 from fdpo.scorers import Scorer
-from fdpo.tasks.mnist import DIGITS, DigitClassifier, judge
 
-PART = 256  # pictures sampled at a time
+if TYPE_CHECKING:
+    from torch import nn
 
+    from fdpo.diffusion.images import Shape
+    from fdpo.diffusion.noise import NoiseProcess
+    from fdpo.tasks.mnist_classifier import DigitClassifier
 
-def require_digit(target: int) -> None:
-    """Raises ``ValueError`` if this is no digit."""
-    if not 0 <= target < DIGITS:
-        raise ValueError(f"--target must be a digit from 0 to 9, got {target}")
+PART = 256  # images sampled at a time
 
 
 def digit_scorer(classifier: DigitClassifier, digit: int, shape: Shape) -> Scorer:
-    """Returns a scorer of picture files: the log-odds that they show a digit."""
+    """Returns a scorer of image files: the log-odds that they show a digit."""
+    import torch
+
+    from fdpo.diffusion.images import read_image
+    from fdpo.tasks.mnist_classifier import judge
 
     def score(prompts: Sequence[str], paths: Sequence[str]) -> list[float]:
-        pictures = torch.stack([read_image(path, shape) for path in paths])
-        return judge(classifier, pictures).scores(digit).tolist()
+        images = torch.stack([read_image(path, shape) for path in paths])
+        return judge(classifier, images).scores(digit).tolist()
 
     return score
+
+
+def sample_groups(
+    folder: Path,
+    model: nn.Module,
+    process: NoiseProcess,
+    *,
+    groups: int,
+    group_size: int,
+    steps: int,
+    seed: int,
+) -> Complete:
+    """Samples the images of all groups into a folder and returns the function that groups them.
+
+    Arguments:
+        folder: The folder of the data set; images that are there are not sampled again.
+        model: The model.
+        process: Its noise process.
+        groups: The number of groups.
+        group_size: Images of a group.
+        steps: Evaluations of the model for an image.
+        seed: The seed of the noise.
+
+    Returns:
+        The ``complete`` of :func:`fdpo.preferences.generate.make_dataset`, with a group a part.
+    """
+    names = write_samples(folder, model, process, groups * group_size, steps=steps, seed=seed)
+
+    def complete(group: int, prompts: Sequence[str]) -> list[list[Completion]]:
+        members = names[group * group_size : (group + 1) * group_size]
+        return [[Completion(name) for name in members]]
+
+    return complete
 
 
 def write_samples(
     folder: Path, model: nn.Module, process: NoiseProcess, n: int, *, steps: int, seed: int
 ) -> list[str]:
-    """Samples n pictures into ``folder / "pictures"``; returns their paths within the folder.
+    """Samples n images into ``folder / "pictures"``; returns their paths within the folder.
 
-    Processes that a launcher started share the parts between them.
+    The processes of a launcher share the work, in parts of :data:`PART` images.
     """
-    paths = [f"pictures/{i:06}.png" for i in range(n)]
-    state = partial_state()
-    for part in range(0, n, PART)[state.process_index :: state.num_processes]:
-        names = paths[part : part + PART]
-        if (folder / names[-1]).exists():  # written last
-            continue
-        pictures = sample_images(
-            model, process, len(names), steps=steps, seed=derived_seed(seed, part),
-            progress=f"sampling pictures {part} to {part + len(names)} of {n}",
-        )  # fmt: skip
-        for name, picture in zip(names, pictures, strict=True):
-            write_image(folder / name, picture)
-    state.wait_for_everyone()
-    return paths
+    from fdpo.diffusion.evaluate import sample_images
+    from fdpo.diffusion.images import write_image
 
+    names = [f"pictures/{i:06}.png" for i in range(n)]
 
-def make_dataset(
-    folder: Path,
-    model: nn.Module,
-    process: NoiseProcess,
-    scorer: Scorer,
-    *,
-    groups: int,
-    completions: int,
-    steps: int,
-    seed: int,
-    facts: Mapping[str, object],
-    **ranking: Any,
-) -> Counter[str]:
-    """Samples, scores and pairs, into a folder that ``fdpo.diffusion`` trains on.
+    def write_part(first: int) -> None:
+        part = names[first : first + PART]
+        images = sample_images(
+            model, process, len(part), steps=steps, seed=derived_seed(seed, first)
+        )
+        for name, image in zip(part, images, strict=True):
+            write_image(folder / name, image)
 
-    Arguments:
-        folder: Where to; what an interrupted call left there is kept.
-        model: What makes the pictures.
-        process: Its noising process.
-        scorer: What scores the files of the pictures.
-        groups: The number of groups.
-        completions: Pictures of a group.
-        steps: Evaluations of the model for a picture.
-        seed: The seed of the noise.
-        facts: What the data set's card says of how it was made.
-        ranking: Which pictures of a group meet (:func:`fdpo.preferences.make_pairs`).
-    """
-    n = groups * completions
-    paths = write_samples(folder, model, process, n, steps=steps, seed=seed)
-    if not partial_state().is_main_process:
-        return Counter()
-    scored = []
-    for first in range(0, n, completions):
-        members = paths[first : first + completions]
-        scores = scorer([""] * len(members), [str(folder / path) for path in members])
-        scored.append(Group("", members, scores, [False] * len(members)))
-    return write_dataset(
-        folder, scored, facts=facts, test_size=0.0, seed=seed,
-        task="unconditional-image-generation", **ranking,
-    )  # fmt: skip
+    sharded(
+        range(0, n, PART),
+        write_part,
+        title="sampling images",
+        done=lambda first: (folder / names[min(first + PART, n) - 1]).exists(),  # written last
+        size=lambda first: min(PART, n - first),
+        unit="images",
+    )
+    return names

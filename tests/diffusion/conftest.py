@@ -1,4 +1,4 @@
-"""Programs as modules; complete pipelines of Stable Diffusion, tiny, and folders of pairs."""
+"""Trainers of a tiny model, programs as modules, tiny Stable Diffusion pipelines, pair folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
+
+from fdpo.diffusion import DDPM, DiffusionConfig, DiffusionTrainer, Flow
+from tests.diffusion.tiny import MakeTrainer, tiny_model, tiny_pairs
 
 ROOT = Path(__file__).parents[2]
 VOCABULARY = 2 * 256 + 2  # the bytes, alone and at a word's end, and the two marks
@@ -38,7 +42,7 @@ def tiny_text_config(**more: Any) -> dict[str, Any]:
 
 
 def tiny_pipeline(folder: Path, xl: bool, prediction: str, channels: int = 4) -> str:
-    """Saves a pipeline for pictures of 16 x 16 pixels; returns its name."""
+    """Saves a pipeline for images of 16 x 16 pixels; returns its name."""
     from diffusers import (
         AutoencoderKL,
         EulerDiscreteScheduler,
@@ -82,6 +86,30 @@ def tiny_pipeline(folder: Path, xl: bool, prediction: str, channels: int = 4) ->
     return str(folder)
 
 
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> MakeTrainer:
+    """Makes a trainer of the tiny model; options as keywords, ``flow`` for the other process."""
+
+    def make(flow: bool = False, name: str = "run", **options: object) -> DiffusionTrainer:
+        small = {
+            "output_dir": str(tmp_path / name),
+            "max_train_steps": 4,
+            "train_batch_size": 4,
+            "lr_warmup_steps": 0,
+            "learning_rate": 1e-3,
+            "use_cpu": True,
+            "reference_cache": "off",
+        }
+        config = DiffusionConfig(**{**small, **options})  # type: ignore[arg-type]
+        # Accelerate has one state per process: use a trainer before the next one is made.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        process = Flow() if flow else DDPM()
+        return DiffusionTrainer(tiny_model(), process, tiny_pairs(), config)
+
+    return make
+
+
 Pipelines = Callable[..., str]
 KINDS = {
     f"{'xl' if xl else 'sd'}-{prediction[:1]}": (xl, prediction)
@@ -92,7 +120,7 @@ KINDS = {
 
 @pytest.fixture(scope="session")
 def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Pipelines:
-    """Gives the name of a pipeline, ``sd-e``, ``sd-v``, ``xl-e`` or ``xl-v``, made on first use."""
+    """Returns the folder of a pipeline, ``sd-e``, ``sd-v``, ``xl-e`` or ``xl-v``."""
     root = tmp_path_factory.mktemp("pipelines")
 
     def named(kind: str, channels: int = 4) -> str:
@@ -105,7 +133,7 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Pipelines:
 
 
 def noisy(seed: int, size: tuple[int, int] = (20, 16), colour: str | None = None) -> Image.Image:
-    """A picture of random pixels, around a colour where one is given."""
+    """Returns an image of random pixels, around a colour if there is one."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(256, (size[1], size[0], 3), generator=generator)
     if colour is not None:
@@ -116,7 +144,7 @@ def noisy(seed: int, size: tuple[int, int] = (20, 16), colour: str | None = None
 
 @pytest.fixture
 def pair_folder(tmp_path: Path) -> Path:
-    """A folder of eight pairs: red won, blue lost, of different sizes."""
+    """A folder of eight pairs of different sizes: red is chosen, blue rejected."""
     folder = tmp_path / "pairs"
     rows = []
     for i in range(8):
@@ -133,9 +161,9 @@ def pair_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_clip() -> Callable[[Path, str], str]:
-    """Saves a CLIP model, or with ``aesthetics`` a picture tower with LAION's head."""
+    """Saves a CLIP model, or with ``aesthetics`` an image tower with LAION's head."""
 
-    def made(folder: Path, kind: str) -> str:
+    def save(folder: Path, kind: str) -> str:
         from transformers import (
             CLIPConfig,
             CLIPImageProcessor,
@@ -154,19 +182,19 @@ def tiny_clip() -> Callable[[Path, str], str]:
             "num_attention_heads": 2, "image_size": 16, "patch_size": 8, "projection_dim": 8,
         }  # fmt: skip
         size = {"height": 16, "width": 16}
-        pictures = CLIPImageProcessor(size=size, crop_size=size, do_center_crop=False)
+        processor = CLIPImageProcessor(size=size, crop_size=size, do_center_crop=False)
         if kind == "aesthetics":
             AestheticsModel(CLIPVisionConfig(**vision)).save_pretrained(folder)
-            pictures.save_pretrained(folder)
+            processor.save_pretrained(folder)
         else:
             config = CLIPConfig(
                 text_config=tiny_text_config(), vision_config=vision, projection_dim=8
             )
             CLIPModel(config).save_pretrained(folder)
-            CLIPProcessor(pictures, tiny_tokenizer()).save_pretrained(folder)
+            CLIPProcessor(processor, tiny_tokenizer()).save_pretrained(folder)
         return str(folder)
 
-    return made
+    return save
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,10 @@ PROCESSES: dict[str, NoiseProcess] = {
 every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 
 
-def drawn(process: NoiseProcess, n: int = 64, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures, noise and times, in float64."""
+def sample_inputs(
+    process: NoiseProcess, n: int = 64, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns images, noise and times, in float64."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(n, 1, 4, 4, generator=generator, dtype=torch.float64) * 2 - 1
     noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
@@ -33,38 +35,38 @@ def drawn(process: NoiseProcess, n: int = 64, seed: int = 0) -> tuple[Tensor, Te
 
 
 @every_process
-def test_picture_and_noise_follow_from_the_target(process: NoiseProcess) -> None:
-    """A perfect prediction tells both what the picture was and what the noise."""
-    x, noise, times = drawn(process)
+def test_image_and_noise_follow_from_the_target(process: NoiseProcess) -> None:
+    """A perfect prediction gives the image and the noise."""
+    x, noise, times = sample_inputs(process)
     a, b = (c.double().view(-1, 1, 1, 1) for c in process.coefficients(times))
     x_t, target = process.noised(x, noise, times), process.target(x, noise, times)
     if isinstance(process, Flow):
-        picture, drawn_noise = x_t - b * target, x_t + a * target
+        image, same_noise = x_t - b * target, x_t + a * target
     elif isinstance(process, DDPM) and process.prediction == "v_prediction":
-        picture, drawn_noise = a * x_t - b * target, b * x_t + a * target
+        image, same_noise = a * x_t - b * target, b * x_t + a * target
     else:
-        picture, drawn_noise = (x_t - b * target) / a, target
-    torch.testing.assert_close(picture, x, rtol=0, atol=1e-9)
-    torch.testing.assert_close(drawn_noise, noise, rtol=0, atol=1e-9)
+        image, same_noise = (x_t - b * target) / a, target
+    torch.testing.assert_close(image, x, rtol=0, atol=1e-9)
+    torch.testing.assert_close(same_noise, noise, rtol=0, atol=1e-9)
 
 
 @every_process
-def test_a_perfect_model_samples_what_it_knows(process: NoiseProcess) -> None:
-    """The predictions that belong to one picture lead there from any noise."""
+def test_a_perfect_model_samples_its_image(process: NoiseProcess) -> None:
+    """Predictions for a single image lead to it from any noise."""
     known = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
-    def model(x_t: Tensor, asked: Tensor) -> Tensor:
-        times = asked / Flow.UNITS if isinstance(process, Flow) else asked
+    def model(x_t: Tensor, model_times: Tensor) -> Tensor:
+        times = model_times / Flow.UNITS if isinstance(process, Flow) else model_times
         a, b = (c.float().view(-1, 1, 1, 1) for c in process.coefficients(times))
         return process.target(known.expand_as(x_t), (x_t - a * known) / b, times)
 
     noise = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(2))
-    found = process.sample(model, noise, steps=20)
-    torch.testing.assert_close(found, known.expand_as(found), rtol=0, atol=5e-3)
+    samples = process.sample(model, noise, steps=20)
+    torch.testing.assert_close(samples, known.expand_as(samples), rtol=0, atol=5e-3)
 
 
-def test_noise_is_diffusers_own() -> None:
-    x, noise, times = drawn(DDPM())
+def test_noise_is_that_of_diffusers() -> None:
+    x, noise, times = sample_inputs(DDPM())
     for prediction in ("epsilon", "v_prediction"):
         scheduler = DDPMScheduler(prediction_type=prediction)
         process = DDPM(scheduler)
@@ -74,7 +76,7 @@ def test_noise_is_diffusers_own() -> None:
         torch.testing.assert_close(process.target(x, noise, times), velocity, rtol=1e-5, atol=1e-6)
 
 
-def test_times_are_drawn_as_named() -> None:
+def test_times_have_their_distribution() -> None:
     generator = torch.Generator().manual_seed(0)
     n = 20_000
     steps = DDPM().draw_times(n, generator)
@@ -93,14 +95,14 @@ def test_a_reverse_step_is_its_log_ratio() -> None:
     """log N(x; μ_θ, σ²) − log N(x; μ_ref, σ²) of a DDPM's reverse step is κ(e_ref − e_θ)."""
     process = DDPM(DDPMScheduler(num_train_timesteps=50))
     betas = process.betas
-    kept = (1 - betas).cumprod(0)
+    alpha_bar = (1 - betas).cumprod(0)
     generator = torch.Generator().manual_seed(0)
     dims = 6
     x_t, x_before, *weights = (
         torch.randn(50, dims, generator=generator, dtype=torch.float64) for _ in range(4)
     )
     predictions = [w * x_t + 0.1 for w in weights]  # two linear models
-    beta, alpha, left = betas[:, None], 1 - betas[:, None], 1 - kept[:, None]
+    beta, alpha, left = betas[:, None], 1 - betas[:, None], 1 - alpha_bar[:, None]
     means = [(x_t - beta / left.sqrt() * p) / alpha.sqrt() for p in predictions]
     log_p = [-(x_before - mean).square().sum(1) / (2 * betas) for mean in means]
     seen = (x_t - alpha.sqrt() * x_before) * left.sqrt() / beta
@@ -111,18 +113,19 @@ def test_a_reverse_step_is_its_log_ratio() -> None:
 
 
 def test_path_weights_agree_between_predictions_and_processes() -> None:
-    """The same error of the picture weighs the same however the model is asked."""
+    """The same error of the image has the same weight for every target."""
     times = torch.arange(1, 1000)
     scheduler = DDPMScheduler(prediction_type="v_prediction")
     noise, velocity = DDPM(), DDPM(scheduler)
-    kept = (1 - noise.betas).cumprod(0)[times]
-    torch.testing.assert_close(velocity.path_weights(times), kept * noise.path_weights(times))
-    # Both count half the loss of signal-to-noise ratio times the picture's squared error:
+    alpha_bar = (1 - noise.betas).cumprod(0)[times]
+    expected = alpha_bar * noise.path_weights(times)
+    torch.testing.assert_close(velocity.path_weights(times), expected)
+    # Both count half the loss of signal-to-noise ratio times the image's squared error:
     # DDPM by steps, ‖Δε‖² = SNR ‖Δx‖²; the flow by the derivative, ‖Δx‖² = t² ‖Δv‖².
     t = torch.linspace(0.1, 0.9, 9, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(((1 - t) / t).square().sum(), t)
     torch.testing.assert_close(Flow().path_weights(t), -slope / 2 * t**2)
-    ratios = kept / (1 - kept)
+    ratios = alpha_bar / (1 - alpha_bar)
     lost = 999 * torch.log(ratios[:-1] / ratios[1:])  # of log SNR, in the time of the whole path
     late = slice(300, None)
     stepwise = noise.path_weights(times)[1:][late]
@@ -182,5 +185,5 @@ def test_schedulers_name_their_process() -> None:
         assert type(process_from_scheduler(original.scheduler())) is type(original), name
     with pytest.raises(ValueError, match="DDPMScheduler says that the model predicts 'sample'"):
         process_from_scheduler(DDPMScheduler(prediction_type="sample"))
-    with pytest.raises(ValueError, match="there is uniform and logit_normal"):
+    with pytest.raises(ValueError, match="choose uniform or logit_normal"):
         Flow("cubic")  # type: ignore[arg-type]

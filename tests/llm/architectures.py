@@ -1,4 +1,4 @@
-"""Small models of the architectures that are tested, without dropout, random but not symmetric."""
+"""Small random models of the tested architectures, without dropout."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHAREABLE = {
     "llama": LlamaConfig(**SMALL, **HEADS, num_key_value_heads=1),
     "qwen2": Qwen2Config(**SMALL, **HEADS, num_key_value_heads=1),
 }  # fmt: skip
-"""Those that run a prompt once for several completions in one row."""
+"""Models that run packed rows, a prompt with several completions."""
 ALL = {
     **SHAREABLE,
     "mistral": MistralConfig(**SMALL, **HEADS, num_key_value_heads=1, sliding_window=4),
@@ -36,8 +36,8 @@ ALL = {
 }
 
 
-def model_of(config: Any) -> PreTrainedModel:
-    """Makes a model with every weight moved from where its initialisation put it."""
+def make_model(config: Any) -> PreTrainedModel:
+    """Makes a model whose weights all differ from their initial values."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(copy.deepcopy(config)).eval()
     with torch.no_grad():

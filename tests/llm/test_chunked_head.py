@@ -1,4 +1,4 @@
-"""The head in tiles computes what TRL's does, and what its definition says."""
+"""The tiled head: equal to its definition and to TRL's head, which it falls back to."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from trl.kernels import ChunkedLogProbFunction
 from trl.trainer import utils
 
 from fdpo.llm import chunked_head as head
+from fdpo.llm.collator import PairCollator
+from fdpo.llm.forward import token_log_probs
+from tests.llm.architectures import SHAREABLE, make_model
 
 OUTPUTS = ("log_probs", "entropy", "mean_logits", "is_top1")
 
@@ -22,7 +25,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def problem(bias: bool, dtype: torch.dtype = torch.float64) -> tuple[Any, ...]:
-    """Makes 9 hidden states, a head of 13 words, and tokens, of which four are the likeliest."""
+    """Returns 9 hidden states, a head of 13 words, and tokens, of which four are the likeliest."""
     generator = torch.Generator().manual_seed(0)
     hidden, weight = (
         torch.randn(n, 3, generator=generator).to(dtype).requires_grad_() for n in (9, 13)
@@ -35,7 +38,7 @@ def problem(bias: bool, dtype: torch.dtype = torch.float64) -> tuple[Any, ...]:
 
 
 def tiled(*inputs: Any) -> tuple[Any, ...]:
-    return head.ChunkedHead.apply(*inputs)
+    return head.TiledHead(ChunkedLogProbFunction).apply(*inputs)
 
 
 def trls(*inputs: Any) -> tuple[Any, ...]:
@@ -45,7 +48,7 @@ def trls(*inputs: Any) -> tuple[Any, ...]:
 def gradients(log_probs: Tensor, inputs: tuple[Any, ...]) -> list[Tensor]:
     """Returns the gradients of a weighted sum in those inputs that have one."""
     weights = torch.linspace(-1, 2, len(log_probs), dtype=log_probs.dtype)
-    needed = [one for one in inputs if one is not None and one.requires_grad]
+    needed = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
     return list(torch.autograd.grad(log_probs @ weights, needed))
 
 
@@ -54,16 +57,17 @@ def gradients(log_probs: Tensor, inputs: tuple[Any, ...]) -> list[Tensor]:
 def test_follows_its_definition(bias: bool, factor: float) -> None:
     inputs = problem(bias)
     hidden, weight, offset, targets = inputs
-    found = tiled(*inputs, 1 / factor, 8, None, 1.0, OUTPUTS)
+    statistics = tiled(*inputs, 1 / factor, 8, None, 1.0, OUTPUTS)
     logits = factor * torch.nn.functional.linear(hidden, weight, offset)
     every = logits.log_softmax(dim=-1)
     log_probs = every.gather(1, targets[:, None])[:, 0]
-    torch.testing.assert_close(found[0], log_probs)
-    torch.testing.assert_close(found[1], -(every.exp() * every).sum(dim=-1))
-    torch.testing.assert_close(found[3], logits.mean(dim=-1))
-    assert found[4].equal(logits.argmax(dim=-1) == targets)
-    for mine, theirs in zip(gradients(found[0], inputs), gradients(log_probs, inputs), strict=True):
-        torch.testing.assert_close(mine, theirs)
+    torch.testing.assert_close(statistics[0], log_probs)
+    torch.testing.assert_close(statistics[1], -(every.exp() * every).sum(dim=-1))
+    torch.testing.assert_close(statistics[3], logits.mean(dim=-1))
+    assert statistics[4].equal(logits.argmax(dim=-1) == targets)
+    expected = gradients(log_probs, inputs)
+    for gradient, other in zip(gradients(statistics[0], inputs), expected, strict=True):
+        torch.testing.assert_close(gradient, other)
 
 
 @pytest.mark.parametrize("outputs", [OUTPUTS, ("log_probs",), ("log_probs", "is_top1")])
@@ -83,9 +87,9 @@ def test_equals_trls_function(outputs: tuple[str, ...], scale: float) -> None:
 def test_gradient_only_where_it_is_needed() -> None:
     hidden, weight, _, targets = problem(False)
     log_probs = head.TiledLogProbs.apply(hidden, weight.detach(), None, targets, False)[0]
-    (found,) = gradients(log_probs, (hidden,))
+    (gradient,) = gradients(log_probs, (hidden,))
     expected = (hidden @ weight.T).log_softmax(dim=-1).gather(1, targets[:, None])[:, 0]
-    torch.testing.assert_close(found, gradients(expected, (hidden,))[0])
+    torch.testing.assert_close(gradient, gradients(expected, (hidden,))[0])
 
 
 def test_words_that_are_ruled_out_do_no_harm() -> None:
@@ -93,9 +97,9 @@ def test_words_that_are_ruled_out_do_no_harm() -> None:
     bias = bias.detach().clone()
     bias[:7] = -torch.inf  # a whole tile and more
     targets = targets.clamp(min=7)
-    found = tiled(hidden, weight, bias, targets, 1.0, 8, None, 1.0, ("log_probs",))[0]
+    log_probs = tiled(hidden, weight, bias, targets, 1.0, 8, None, 1.0, ("log_probs",))[0]
     expected = torch.nn.functional.linear(hidden, weight, bias).log_softmax(dim=-1)
-    torch.testing.assert_close(found, expected.gather(1, targets[:, None])[:, 0])
+    torch.testing.assert_close(log_probs, expected.gather(1, targets[:, None])[:, 0])
 
 
 def test_no_token_is_no_error() -> None:
@@ -124,11 +128,43 @@ def test_leaves_mixed_dtypes_to_trl() -> None:
     assert mine[0].equal(trls(hidden, weight.bfloat16(), None, *given)[0])
 
 
-def test_takes_the_place_of_trls_on_a_cpu_only_and_gives_it_back() -> None:
+def test_replaces_trls_on_a_cpu_only_and_restores_it() -> None:
     theirs = utils._ChunkedLogProbFunction
     with head.chunked_head(torch.device("cuda")):
         assert utils._ChunkedLogProbFunction is theirs
     with pytest.raises(ZeroDivisionError), head.chunked_head(torch.device("cpu")):
-        assert utils._ChunkedLogProbFunction is head.ChunkedHead
+        assert isinstance(utils._ChunkedLogProbFunction, head.TiledHead)
         raise ZeroDivisionError
     assert utils._ChunkedLogProbFunction is theirs
+
+
+class OtherSignature(ChunkedLogProbFunction):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("function", [None, OtherSignature, object()], ids=str)
+def test_leaves_trls_head_alone_after_a_change(
+    monkeypatch: pytest.MonkeyPatch, function: Any
+) -> None:
+    if function is None:
+        monkeypatch.delattr(utils, head.PATCHED)
+    else:
+        monkeypatch.setattr(utils, head.PATCHED, function)
+    with head.chunked_head(torch.device("cpu")):
+        assert getattr(utils, head.PATCHED, None) is function
+    assert getattr(utils, head.PATCHED, None) is function
+
+
+def test_the_plain_head_gives_the_same_log_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss runs on TRL's head where the signature of its function has changed."""
+    model = make_model(SHAREABLE["gpt2"])
+    utils.add_fused_lm_head(model)
+    pair = {"prompt_ids": [1, 2], "chosen_ids": [3, 4, 5], "rejected_ids": [6]}
+    batch = PairCollator(pad_token_id=0)([pair])
+    with torch.no_grad():
+        tiled_head = token_log_probs(model, batch, model).log_probs
+        monkeypatch.setattr(head, "PARAMETERS", ("hidden",))
+        plain_head = token_log_probs(model, batch, model).log_probs
+    torch.testing.assert_close(tiled_head, plain_head)

@@ -1,4 +1,4 @@
-"""What a batch is run as: each completion once, prompts shared, nothing changed by it."""
+"""Batches of pairs: completions run once, packed rows, equal log-probabilities."""
 
 from __future__ import annotations
 
@@ -6,24 +6,30 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import find_batch_size
 from transformers import MistralConfig, PreTrainedModel
 from trl.trainer.utils import add_fused_lm_head
 
-from fdpo.llm.collator import PairCollator
-from fdpo.llm.forward import packing_obstacle, scored, sums, visible
+from fdpo.llm.collator import PairBatch, PairCollator
+from fdpo.llm.forward import (
+    packed_mask,
+    packing_obstacle,
+    sum_by_completion,
+    token_log_probs,
+)
 from tests.llm import architectures
 from tests.llm.architectures import HEADS, SMALL
 from tests.llm.architectures import SHAREABLE as CONFIGS
 
 
-def model_of(config: Any) -> PreTrainedModel:
-    model = architectures.model_of(config)
+def make_model(config: Any) -> PreTrainedModel:
+    model = architectures.make_model(config)
     add_fused_lm_head(model)
     return model
 
 
 def group(n: int = 4, prompt: int = 5, seed: int = 0) -> list[dict[str, Any]]:
-    """All pairs of n completions, of different lengths, of one prompt."""
+    """Returns all pairs of n completions, of different lengths, of one prompt."""
     generator = torch.Generator().manual_seed(seed)
 
     def tokens(length: int) -> list[int]:
@@ -38,23 +44,28 @@ def group(n: int = 4, prompt: int = 5, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def plain_log_probs(model: Any, prompt: list[int], completion: list[int]) -> torch.Tensor:
-    """The formula: log-probabilities of a completion's tokens, from a row of its own, summed."""
+    """Sums the log-probabilities of a completion's tokens in a row of its own, by the formula."""
     ids = torch.tensor([prompt + completion])
     log_probs = model(ids).logits[0, :-1].log_softmax(1)
     return log_probs.gather(1, ids[0, 1:, None])[max(len(prompt), 1) - 1 :].sum()
 
 
-@pytest.mark.parametrize("width", [None, 10**9], ids=["separate", "shared"])
+def pair_log_probs(model: Any, batch: PairBatch) -> torch.Tensor:
+    """Returns log-probabilities of chosen and rejected completions, with shape (P, 2)."""
+    outputs = token_log_probs(model, batch, model)
+    return sum_by_completion(outputs.log_probs, batch["num_targets"])[batch["pairs"]]
+
+
+@pytest.mark.parametrize("packing", ["never", "always"])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_batch_has_the_log_probabilities_of_single_texts(name: str, width: int | None) -> None:
-    model = model_of(CONFIGS[name])
+def test_a_batch_has_the_log_probabilities_of_single_texts(name: str, packing: Any) -> None:
+    model = make_model(CONFIGS[name])
     rows = group() + group(3, prompt=1, seed=1) + group(2, prompt=9, seed=2)
-    batch = PairCollator(pad_token_id=0, hidden_size=width)(rows)
-    assert ("segments" in batch) == (width is not None)
-    assert len(batch["sizes"]) == 4 + 3 + 2 and len(batch["pairs"]) == 6 + 3 + 1
+    batch = PairCollator(pad_token_id=0, packing=packing)(rows)
+    assert ("segments" in batch) == (packing == "always")
+    assert len(batch["num_targets"]) == 4 + 3 + 2 and len(batch["pairs"]) == 6 + 3 + 1
     with torch.no_grad():
-        found = sums(scored(model, batch, model).log_probs, batch["sizes"])[batch["pairs"]]
-        for row, sides in zip(rows, found, strict=True):
+        for row, sides in zip(rows, pair_log_probs(model, batch), strict=True):
             for name, value in zip(("chosen_ids", "rejected_ids"), sides, strict=True):
                 expected = plain_log_probs(model, row["prompt_ids"], row[name])
                 torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
@@ -62,19 +73,19 @@ def test_a_batch_has_the_log_probabilities_of_single_texts(name: str, width: int
 
 def test_gradients_do_not_depend_on_the_rows() -> None:
     gradients = []
-    for width in (None, 10**9):
-        model = model_of(CONFIGS["gpt2"])
-        batch = PairCollator(pad_token_id=0, hidden_size=width)(group())
-        log_probs = sums(scored(model, batch, model).log_probs, batch["sizes"])[batch["pairs"]]
+    packings: tuple[Any, ...] = ("never", "always")
+    for packing in packings:
+        model = make_model(CONFIGS["gpt2"])
+        log_probs = pair_log_probs(model, PairCollator(pad_token_id=0, packing=packing)(group()))
         torch.nn.functional.logsigmoid(log_probs[:, 0] - log_probs[:, 1]).sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     error = (gradients[0] - gradients[1]).norm() / gradients[0].norm()
     assert error < 1e-5
 
 
-def test_completions_see_their_prompt_and_themselves() -> None:
-    seen = visible(torch.tensor([[0, 0, 1, 1, 2, 2, -1]]))[0, 0].int().tolist()
-    assert seen == [
+def test_completions_attend_to_their_prompt_and_themselves() -> None:
+    mask = packed_mask(torch.tensor([[0, 0, 1, 1, 2, 2, -1]]))[0, 0].int().tolist()
+    assert mask == [
         [1, 0, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0, 0],
@@ -85,9 +96,9 @@ def test_completions_see_their_prompt_and_themselves() -> None:
     ]
 
 
-def test_rows_are_shared_where_that_is_less_work() -> None:
+def test_rows_are_packed_where_that_is_less_work() -> None:
     """A long prompt is run once; completions of one word of prompt and of like length are not."""
-    collator = PairCollator(pad_token_id=0, hidden_size=16)
+    collator = PairCollator(pad_token_id=0, packing="cheaper", hidden_size=16)
     assert "segments" in collator(group(4, prompt=40))
     alike = {"prompt_ids": [1], "chosen_ids": [2] * 9, "rejected_ids": [3] * 9}
     assert "segments" not in collator([alike])
@@ -95,22 +106,24 @@ def test_rows_are_shared_where_that_is_less_work() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "kept"),
+    ("mode", "remainder"),
     [("keep_start", ([1, 2, 3, 4], [5, 6])), ("keep_end", ([3, 4], [5, 6, 7, 8]))],
 )
-def test_long_texts_are_cut_as_trl_cuts_them(mode: str, kept: tuple[list[int], list[int]]) -> None:
+def test_long_texts_are_truncated_as_by_trl(
+    mode: str, remainder: tuple[list[int], list[int]]
+) -> None:
     row = {"prompt_ids": [1, 2, 3, 4], "chosen_ids": [5, 6, 7, 8], "rejected_ids": [9]}
     batch = PairCollator(pad_token_id=0, max_length=6, truncation_mode=mode)([row])
-    prompt, completion = kept
+    prompt, completion = remainder
     assert batch["input_ids"][0].tolist() == prompt + completion
     assert batch["targets"].tolist() == [*completion, 9]
 
 
 def test_a_completion_without_prompt_starts_at_its_second_token() -> None:
     row = {"prompt_ids": [], "chosen_ids": [5, 6], "rejected_ids": [7]}
-    batch = PairCollator(pad_token_id=0, hidden_size=10**9)([row])
-    assert batch["sizes"].tolist() == [1, 0] and batch["targets"].tolist() == [6]
-    assert sums(torch.ones(1, 1), batch["sizes"]).tolist() == [1, 0]
+    batch = PairCollator(pad_token_id=0, packing="always")([row])
+    assert batch["num_targets"].tolist() == [1, 0] and batch["targets"].tolist() == [6]
+    assert sum_by_completion(torch.ones(1, 1), batch["num_targets"]).tolist() == [1, 0]
 
 
 def test_keys_tell_texts_apart() -> None:
@@ -131,17 +144,36 @@ def test_keys_tell_texts_apart() -> None:
     ],
     ids=["gpt2", "mistral", "eager"],
 )  # fmt: skip
-def test_models_that_cannot_share_say_why(config: Any, reason: str) -> None:
-    model = model_of(config)
+def test_obstacles_to_packing(config: Any, reason: str) -> None:
+    model = make_model(config)
     if reason == "eager":
         model.set_attn_implementation("eager")
-    found = packing_obstacle(model)
-    assert reason in found and bool(reason) == bool(found)
+    obstacle = packing_obstacle(model)
+    assert reason in obstacle and bool(reason) == bool(obstacle)
 
 
-def test_a_model_that_ignores_the_mask_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = model_of(CONFIGS["gpt2"])
+def test_a_model_that_ignores_the_mask_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(CONFIGS["gpt2"])
     backbone = model.base_model
     forward = backbone.forward
     monkeypatch.setattr(backbone, "forward", lambda **k: forward(**{**k, "attention_mask": None}))
     assert "does not follow the mask" in packing_obstacle(model)
+
+
+def test_the_cost_of_packing_needs_the_width() -> None:
+    with pytest.raises(ValueError, match="needs the hidden_size"):
+        PairCollator(pad_token_id=0, packing="cheaper")
+
+
+PACKED = {"position_ids", "segments"}
+
+
+def test_a_batch_is_a_pair_batch_whose_size_is_that_of_its_pairs() -> None:
+    """Accelerate reads the size from the first field."""
+    rows = [{**row, "pair_index": i} for i, row in enumerate(group())]
+    packings: tuple[Any, ...] = ("never", "always")
+    for packing in packings:
+        batch = PairCollator(pad_token_id=0, packing=packing)(rows)
+        fields = PairBatch.__annotations__.keys() - {"ref_chosen_logps", "ref_rejected_logps"}
+        assert batch.keys() == (fields if packing == "always" else fields - PACKED)
+        assert find_batch_size(batch) == len(rows) == len(batch["pair_index"])

@@ -1,4 +1,4 @@
-"""The options of text training: what they are without a word, and what is refused at start."""
+"""Options of text training: defaults, and values that are refused at start."""
 
 from __future__ import annotations
 

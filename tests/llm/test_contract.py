@@ -1,4 +1,4 @@
-"""What fdpo relies on in TRL 1.16 beside documented arguments: read it first when TRL changes."""
+"""The parts of TRL 1.16 that fdpo relies on beside documented arguments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from trl.trainer import utils
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import FusedCausalLMOutput
 
-from fdpo.llm.chunked_head import ChunkedHead
+from fdpo.cli.quiet import SHORTENED_PROMPT
+from fdpo.llm import chunked_head as head
 from fdpo.llm.config import REFUSED
 
 
@@ -43,12 +44,14 @@ def test_fused_head_returns_these_fields() -> None:
     assert needed <= {field.name for field in dataclasses.fields(FusedCausalLMOutput)}
 
 
-def test_fused_head_looks_its_function_up_where_ours_takes_its_place() -> None:
+def test_fused_head_looks_up_its_function_where_ours_replaces_it() -> None:
     forward = inspect.getsource(utils.add_fused_lm_head)
-    assert "_ChunkedLogProbFunction.apply(" in forward
+    assert f"{head.PATCHED}.apply(" in forward
+    assert getattr(utils, head.PATCHED) is ChunkedLogProbFunction
     theirs = list(inspect.signature(ChunkedLogProbFunction.forward).parameters)[1:]  # after ctx
-    assert len(theirs) == len(inspect.signature(ChunkedHead.apply).parameters)
-    assert theirs[:4] == ["hidden", "weight", "bias", "targets"]
+    assert tuple(theirs) == head.PARAMETERS
+    ours = list(inspect.signature(head.TiledHead.apply).parameters)[1:]  # after self
+    assert len(theirs) == len(ours) and theirs[:4] == ours[:4]
 
 
 def test_collator_stacks_rejected_under_chosen() -> None:
@@ -65,7 +68,7 @@ def test_collator_stacks_rejected_under_chosen() -> None:
 
 def test_prepared_rows_keep_their_other_columns() -> None:
     source = inspect.getsource(DPOTrainer._prepare_dataset)
-    assert "remove_columns" not in source  # the collator reads chosen_truncated and the like
+    assert "remove_columns" not in source  # the collator reads chosen_truncated
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -75,3 +78,7 @@ def test_refused_options_exist_with_these_defaults(name: str) -> None:
     default = field.default if factory is dataclasses.MISSING else factory()
     if name != "remove_unused_columns":  # whose default is ours
         assert default in REFUSED[name][0]
+
+
+def test_trl_warns_of_prompts_that_merge_with_completions() -> None:
+    assert SHORTENED_PROMPT in inspect.getsource(DPOTrainer._prepare_dataset)

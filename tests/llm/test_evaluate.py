@@ -1,4 +1,4 @@
-"""The comparison before and after, on a tiny model whose policy differs from its reference."""
+"""The comparison of a policy with its reference, on a tiny model."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fdpo import estimators, get_divergence
-from fdpo.llm.evaluate import Comparison, compare, held_out_prompts
+from fdpo.llm.comparison import Comparison
+from fdpo.llm.evaluate import SamplingConfig, compare, held_out_prompts
 from fdpo.llm.models import fitting_length, load_model, load_tokenizer, require_weights
 
 MODELS = ("reference", "policy")
@@ -15,12 +16,12 @@ PROMPTS = [" the film", " I", " a truly great story"] * 4
 
 @pytest.fixture(scope="module")
 def comparison(tiny_model: Path) -> Comparison:
-    """A policy that likes one word more, compared with where it came from."""
+    """A policy that prefers one word, compared with its reference."""
     tokenizer = load_tokenizer(str(tiny_model))
     policy, reference = load_model(str(tiny_model)), load_model(str(tiny_model))
-    liked = tokenizer(" great", add_special_tokens=False)["input_ids"][-1]
+    preferred = tokenizer(" great", add_special_tokens=False)["input_ids"][-1]
     bias = torch.zeros(len(tokenizer))
-    bias[liked] = 2.0
+    bias[preferred] = 2.0
     policy.lm_head.register_forward_hook(lambda module, inputs, output: output + bias)
     return compare(
         policy,
@@ -28,9 +29,7 @@ def comparison(tiny_model: Path) -> Comparison:
         tokenizer,
         PROMPTS,
         {"great": lambda prompts, texts: [float(text.count("great")) for text in texts]},
-        samples=16,
-        max_new_tokens=12,
-        seed=1,
+        SamplingConfig(samples=16, max_new_tokens=12, seed=1),
         divergence=get_divergence("squared_hellinger"),
         embed=True,
     )
@@ -63,9 +62,8 @@ def test_reward_and_divergences_show_the_change(comparison: Comparison) -> None:
 
 def test_a_policy_that_is_its_reference_has_no_divergence(tiny_model: Path) -> None:
     model, tokenizer = load_model(str(tiny_model)), load_tokenizer(str(tiny_model))
-    same = compare(
-        model, model, tokenizer, PROMPTS[:3], {}, samples=4, max_new_tokens=8, seed=0, embed=True
-    )  # fmt: skip
+    sampling = SamplingConfig(samples=4, max_new_tokens=8, seed=0)
+    same = compare(model, model, tokenizer, PROMPTS[:3], {}, sampling, embed=True)
     assert same.after["reverse_kl"].value == pytest.approx(0, abs=1e-4)
     assert same.after["js"].value == pytest.approx(0, abs=1e-4)
     for name in ("entropy", "distinct_2", "self_bleu", "vendi_score"):
@@ -74,8 +72,8 @@ def test_a_policy_that_is_its_reference_has_no_divergence(tiny_model: Path) -> N
     assert texts[0] == texts[1] and len(texts[0]) == 12
 
 
-def test_figures_follow_from_the_samples(comparison: Comparison) -> None:
-    """The rows suffice to estimate everything anew, as a bootstrap over openings does."""
+def test_metrics_follow_from_the_samples(comparison: Comparison) -> None:
+    """The rows suffice to estimate everything again, as a bootstrap over prompts does."""
 
     def values(model: str, name: str) -> torch.Tensor:
         rows = [row for row in comparison.rows if row["model"] == model]
@@ -102,7 +100,7 @@ def test_table_and_samples_show_both_sides(comparison: Comparison) -> None:
     assert comparison.samples(2).count("- before: ") == 2
 
 
-def test_held_out_openings_avoid_those_of_training(tiny_model: Path) -> None:
+def test_held_out_prompts_avoid_those_of_training(tiny_model: Path) -> None:
     model, tokenizer = load_model(str(tiny_model)), load_tokenizer(str(tiny_model))
     first = held_out_prompts(model, tokenizer, 4)
     assert first == held_out_prompts(model, tokenizer, 4)

@@ -1,4 +1,4 @@
-"""Scored groups in training: the pairs of their ranks, each completion run once, and the order."""
+"""Scored groups in training: pairs, completions that are run once, the order of batches."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_groups_equal_their_pairs(
 
     def result(numbers: list[int]) -> tuple[float, torch.Tensor]:
         batch = trainer.data_collator([trainer.train_dataset[i] for i in numbers])
-        assert len(batch["sizes"]) == (6 if len(numbers) == 6 else 2)
+        assert len(batch["num_targets"]) == (6 if len(numbers) == 6 else 2)
         trainer.model.zero_grad()
         loss = trainer.compute_loss(trainer.model, batch)
         loss.backward()
@@ -67,7 +67,7 @@ def test_groups_equal_their_pairs(
     assert (gradient - mean).norm() < 1e-5 * mean.norm()
 
 
-def test_the_rank_rule_is_the_callers(
+def test_the_caller_chooses_the_pairing(
     tiny_model: Path, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     trainer = FDPOTrainer(
@@ -75,7 +75,7 @@ def test_the_rank_rule_is_the_callers(
         FDPOConfig(str(tmp_path), per_device_train_batch_size=2, num_train_epochs=2),
         train_dataset=Dataset.from_list(rows[:3]),
         eval_dataset=Dataset.from_list(rows[3:]),
-        rank=PairingConfig(rule="best_worst"),
+        pairing=PairingConfig(rule="best_worst"),
     )
     assert len(trainer.train_dataset) == 3 and len(trainer.eval_dataset) == 1
     best = rows[0]["completions"][rows[0]["scores"].index(5.0)]
@@ -93,7 +93,7 @@ def test_pairs_of_a_prompt_stay_together_and_lengths_are_alike() -> None:
     generator = torch.Generator().manual_seed(0)
     prompts = [i // 6 for i in range(600)]
     lengths = torch.randint(10, 200, (100,), generator=generator).repeat_interleave(6).tolist()
-    sampler = PairSampler(prompts, lengths, update=12, seed=3)
+    sampler = PairSampler(prompts, lengths, update_size=12, seed=3)
     order = list(sampler)
     assert sorted(order) == list(range(600))
     updates = [order[i : i + 12] for i in range(0, 600, 12)]
@@ -102,7 +102,7 @@ def test_pairs_of_a_prompt_stay_together_and_lengths_are_alike() -> None:
     assert sum(spread) / len(spread) < 25  # at random about 63
     means = [sum(lengths[i] for i in u) / len(u) for u in updates]
     assert means != sorted(means)
-    assert list(sampler) == order == list(PairSampler(prompts, lengths, update=12, seed=3))
+    assert list(sampler) == order == list(PairSampler(prompts, lengths, update_size=12, seed=3))
     sampler.set_epoch(1)
     assert sorted(sampler) == sorted(order)
     later = list(sampler)
@@ -111,5 +111,5 @@ def test_pairs_of_a_prompt_stay_together_and_lengths_are_alike() -> None:
 
 
 def test_an_incomplete_update_comes_last() -> None:
-    sampler = PairSampler(list(range(10)), [5] * 10, update=4, seed=0)
+    sampler = PairSampler(list(range(10)), [5] * 10, update_size=4, seed=0)
     assert sorted(sampler) == list(range(10)) and len(sampler) == 10

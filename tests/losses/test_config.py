@@ -28,7 +28,7 @@ def test_options_choose_divergence_and_preference_loss() -> None:
     [
         ({"loss": "kl"}, "no loss 'kl'"),
         ({"alpha": 0.3, "loss_args": {"alpha": 0.5}}, "--alpha 0.3: --loss_args .* holds alpha"),
-        ({"preference": "sigmoid"}, "--preference must be one of logistic, robust, .*, got"),
+        ({"preference": "sigmoid"}, "--preference 'sigmoid': choose from logistic, robust, hinge"),
         ({"beta": 0.0}, "--beta must be a finite number above 0, got 0.0"),
         ({"beta": math.nan}, "--beta must be a finite number above 0, got nan"),
         ({"label_smoothing": 0.5}, r"--label_smoothing must lie in \[0, 0.5\), got 0.5"),

@@ -258,7 +258,7 @@ def test_old_name_of_the_output() -> None:
         ({"beta": math.inf}, "beta must be a finite number above 0"),
         (
             {"preference": "sigmoid"},
-            "preference must be one of logistic, robust, .*, got 'sigmoid'",
+            "preference 'sigmoid': choose from logistic, robust, hinge",
         ),
         ({"label_smoothing": 0.5}, r"label_smoothing must lie in \[0, 0.5\), got 0.5"),
         ({"label_smoothing": -0.1}, "label_smoothing must lie in"),

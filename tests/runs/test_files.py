@@ -1,15 +1,13 @@
 """Files appear whole or not at all."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+
 import pytest
 import torch
+
 from fdpo import runs
-
-
 
 
 def files_in(folder: Path) -> list[str]:

@@ -1,16 +1,14 @@
 """A folder holds one run, and a resumed run is the same run."""
 
-import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+
 import pytest
 import torch
+
 from fdpo import runs
 from fdpo.runs import folder as run_folder
-
-
 
 CONFIG = {"loss": "alpha", "alpha": 0.5, "seed": 3, "logging_steps": 10, "output_dir": "x"}
 
@@ -73,6 +71,7 @@ def test_resuming_with_other_options_names_them(tmp_path: Path) -> None:
         runs.prepare(tmp_path, changed, resume="last")
     assert runs.read_json(tmp_path / runs.RECORD)["options"] == CONFIG
 
+
 CHANGEABLE = "logging_steps save_steps eval_steps hub_model_id report_to dataloader_num_workers"
 
 FIXED = "beta logits_to_keep learning_rate max_steps dataloader_drop_last dataset_name fp16"
@@ -86,6 +85,15 @@ def test_only_what_does_not_change_the_weights_may_change(tmp_path: Path, name: 
     else:
         with pytest.raises(ValueError, match=f"{name} 1 -> 2"):
             runs.prepare(tmp_path, {name: 2}, resume="last")
+
+
+def test_a_record_with_the_old_name_of_an_option_is_resumed(tmp_path: Path) -> None:
+    runs.prepare(tmp_path, {"check_pictures": True})
+    aliases = {"check_pictures": "check_images"}
+    with pytest.raises(ValueError, match="check_images True -> False"):
+        runs.prepare(tmp_path, {"check_images": False}, resume="last", aliases=aliases)
+    runs.prepare(tmp_path, {"check_images": True}, resume="last", aliases=aliases)
+    assert runs.read_json(tmp_path / runs.RECORD)["options"] == {"check_images": True}
 
 
 def test_overwriting_removes_the_run_and_nothing_else(tmp_path: Path) -> None:

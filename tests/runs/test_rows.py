@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from fdpo.preferences.columns import list_of, optional, require
 from fdpo.runs.rows import read_rows, write_rows
 
 ROWS = [{"text": "one\u0085two\u2028three", "n": 1}, {"text": 'quo"te\n', "n": 2}]
@@ -58,21 +57,3 @@ def test_missing_files(tmp_path: Path) -> None:
         read_rows(tmp_path / "no-such.jsonl")
     with pytest.raises(ValueError, match="a folder, not a file"):
         read_rows(tmp_path)
-
-
-def test_columns() -> None:
-    row = {"name": "x", "marks": [True], "n": True, "inf": float("inf")}
-    with pytest.raises(ValueError, match="f, row 3: no column a, b; found name, marks, n, inf"):
-        require(row, ("a", "name", "b"), "f, row 3")
-    with pytest.raises(ValueError, match="f, row 3: must hold named columns, not list"):
-        require([], ("a",), "f, row 3")
-    with pytest.raises(ValueError, match=r"marks\[0\] must be a number, not bool"):
-        list_of(row, "marks", (int, float), "f")
-    with pytest.raises(ValueError, match="name must be a list, not str"):
-        list_of(row, "name", str, "f")
-    with pytest.raises(ValueError, match="n must be a number, not bool"):
-        optional(row, "n", (int, float), "f")
-    with pytest.raises(ValueError, match="inf is inf, not a finite number"):
-        optional(row, "inf", (int, float), "f")
-    assert list_of(row, "marks", bool, "f") == [True]
-    assert optional(row, "none", bool, "f") is None

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fdpo.diffusion.text_to_image.pairs import CaptionedPairs, FileRows, TableRows
-from fdpo.preferences.columns import require, type_of
 from fdpo.preferences.pairs import PairingConfig
-from fdpo.preferences.schema import preferences_from_rows
+from fdpo.preferences.schema import preferences_from_rows, require_columns, type_name
 from fdpo.runs.hub import is_hub_id
 from fdpo.runs.rows import read_rows
 
@@ -163,13 +162,13 @@ def _with_prompt(row: Any, where: str) -> dict[str, Any]:
     """Returns a row with its caption as ``prompt``."""
     only_prompt = isinstance(row, Mapping) and "prompt" in row and "caption" not in row
     name = "prompt" if only_prompt else "caption"
-    require(row, (name,), where)
+    require_columns(row, (name,), where)
     _require_caption(row[name], where)
     return {**row, "prompt": row[name]}
 
 
 def _require_caption(caption: Any, where: str) -> None:
     if not isinstance(caption, str):
-        raise ValueError(f"{where}: caption must be a text, not {type_of(caption)}")
+        raise ValueError(f"{where}: caption must be a text, not {type_name(caption)}")
     if not caption.strip():
         raise ValueError(f"{where}: the caption is empty")

@@ -1,4 +1,4 @@
-"""Diverse beam search: likely completions that differ."""
+"""Diverse beam search: likely completions of a language model that differ from each other."""
 
 from __future__ import annotations
 
@@ -8,17 +8,10 @@ import torch
 from torch import Tensor
 from transformers import NoRepeatNGramLogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from fdpo.llm.generation.decoder import (
-    Completion,
-    Decoder,
-    by_length,
-    decode_completion,
-    device_of,
-    end_ids,
-    inference,
-    prompt_ids,
-    require_room,
-)
+from fdpo.llm.generation.batches import by_length, inference
+from fdpo.llm.generation.decoder import Decoder
+from fdpo.llm.generation.tokens import decode_completion, end_ids, prompt_ids, require_room
+from fdpo.preferences.generate import Completion
 
 
 def diverse_beams(
@@ -35,12 +28,12 @@ def diverse_beams(
 ) -> list[list[Completion]]:
     """Searches for likely completions that differ: diverse beam search with Hamming diversity.
 
-    At every step the groups are extended one after the other, each by beam search on
+    Every step extends the groups one after the other, each by beam search on
 
         log π(y_t | x, y_<t) − diversity · #{beams of earlier groups that chose y_t at this step},
 
     summed over the completion (Vijayakumar et al. 2016, arXiv:1610.02424). A beam that has ended
-    keeps its score and stays while nothing better displaces it. No randomness is involved.
+    keeps its score until a better one displaces it. The search is deterministic.
 
     Arguments:
         model: A causal language model.
@@ -49,12 +42,17 @@ def diverse_beams(
         groups: Groups of beams.
         beams: Beams in each group; one makes each group greedy.
         max_new_tokens: The tokens after which a completion is cut.
-        batch_size: Beams that are extended at a time.
+        batch_size: Beams in a batch.
         diversity: The penalty, in nats.
-        no_repeat_ngram_size: No run of so many tokens may occur twice in a text; 0: any may.
+        no_repeat_ngram_size: The length of token sequences that may not occur twice in a text; 0
+            allows all.
 
     Returns:
         For each prompt ``groups * beams`` completions, group by group, the best first.
+
+    Raises:
+        ValueError: If a number is out of range, or a prompt and its completion exceed the model's
+            context.
     """
     if min(groups, beams) < 1 or diversity < 0:
         raise ValueError(
@@ -72,16 +70,19 @@ def diverse_beams(
             starts = [ids[row] for row in rows]
             search = _DiverseSearch(model, starts, groups, beams, ends, diversity)
             search.run(max_new_tokens, no_repeat_ngram_size)
-            for row, found in zip(rows, search.found(), strict=True):
+            for row, ended in zip(rows, search.beams(), strict=True):
                 results[row] = [
                     decode_completion(tokenizer, ids[row], tokens, log_prob, ends)
-                    for tokens, log_prob in found
+                    for tokens, log_prob in ended
                 ]
     return results
 
 
 class _DiverseSearch:
-    """Beams of P prompts in G groups of W; states have shape (P, G, W), the tokens (P, G, W, T)."""
+    """A search over P prompts in G groups of W beams; its tensors have shape (P, G, W).
+
+    ``tokens`` has shape (P, G, W, T).
+    """
 
     def __init__(
         self,
@@ -95,9 +96,9 @@ class _DiverseSearch:
         self.decoder = Decoder(model, prompts, copies=groups * beams)
         self.shape = (len(prompts), groups, beams)
         self.diversity = diversity
-        device = device_of(model)
+        device = model.device
         self.ends = torch.tensor(sorted(ends), dtype=torch.long, device=device)
-        # All beams of a group start equal: only the first may be extended, or all would stay equal.
+        # All beams of a group start equal: only the first is extended, or all would stay equal.
         self.scores = torch.full(self.shape, -torch.inf, device=device)
         self.scores[..., 0] = 0
         self.log_probs = torch.zeros(self.shape, device=device)
@@ -105,7 +106,7 @@ class _DiverseSearch:
         self.tokens = torch.zeros(*self.shape, 0, dtype=torch.long, device=device)
 
     def run(self, max_new_tokens: int, no_repeat_ngram_size: int) -> None:
-        """Extends all beams until they have ended or are cut."""
+        """Extends all beams until they end or reach ``max_new_tokens``."""
         for step in range(max_new_tokens):
             parents, tokens = self._step(self._allowed(no_repeat_ngram_size))
             before = self.tokens.gather(2, parents[..., None].expand(*self.shape, step))
@@ -116,8 +117,8 @@ class _DiverseSearch:
             self.decoder.select((first.view(*self.shape[:2], 1) + parents).flatten())
             self.decoder.append(tokens.flatten())
 
-    def found(self) -> list[list[tuple[list[int], float]]]:
-        """The ids of each prompt's beams and their log π."""
+    def beams(self) -> list[list[tuple[list[int], float]]]:
+        """Returns the ids of each prompt's beams and their log π."""
         return [
             [
                 (
@@ -156,7 +157,7 @@ class _DiverseSearch:
     def _extend(
         self, g: int, steps: Tensor, log_probs: Tensor, taken: Tensor
     ) -> tuple[Tensor, Tensor]:
-        # An ended beam has one way to go on, which costs nothing: another end token, cut off later.
+        # An ended beam has one continuation, at no cost: another end token, which is cut off later.
         stay = torch.full_like(steps[0, 0], -torch.inf)
         stay[self.ends[:1]] = 0
         steps = torch.where(self.ended[:, g, :, None], stay, steps)

@@ -1,4 +1,4 @@
-"""A reference's samples, drawn once and kept on disk for all runs that compare with it."""
+"""Samples of a reference, cached on disk for all runs that compare with it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fdpo.llm.generation.decoder import Completion, decode_completion, end_ids, prompt_ids
 from fdpo.llm.generation.sampling import sample
+from fdpo.llm.generation.tokens import decode_completion, end_ids, prompt_ids
+from fdpo.preferences.generate import Completion
 from fdpo.runs.cache import OFF, cached_file, fingerprint, model_config, reference_folder
 from fdpo.runs.files import write_jsonl
 from fdpo.runs.folder import versions
@@ -24,9 +25,9 @@ def reference_samples(
     folder: str | None = None,
     **options: Any,
 ) -> list[list[Completion]]:
-    """Draws completions as `fdpo.llm.generation.sample` does, or reads what it drew before.
+    """Samples completions as `sampling.sample` does, or reads them from a cache.
 
-    Kept are the ids and log π of each, under a name that holds the model's weights and
+    The cache holds the ids and log π of each, under a name by the model's weights and
     configuration, the ids of prompts and end tokens, the options, the device's type and the
     versions of fdpo and the libraries below it.
 
@@ -34,8 +35,8 @@ def reference_samples(
         model: The reference.
         tokenizer: Its tokenizer.
         prompts: The prompts.
-        folder: Where references' numbers are kept (`fdpo.runs.cache.ReferenceCache.open`);
-            ``off`` draws them and keeps nothing.
+        folder: The folder of the cache (`fdpo.runs.cache.ReferenceCache.open`); ``off`` samples
+            without one.
         options: The other arguments of `sample`.
     """
     if folder == OFF:
@@ -45,14 +46,12 @@ def reference_samples(
     name = fingerprint(
         model.named_parameters(), provenance, starts, sorted(ends), options, versions()
     )
-    file = reference_folder(folder) / f"samples-{name}.jsonl"
 
     def write(path: Path) -> None:
         completions = sample(model, tokenizer, prompts, **options)
-        rows = ({"drawn": [[c.ids, c.log_prob] for c in row]} for row in completions)
-        write_jsonl(path, rows)
+        write_jsonl(path, ({"drawn": [[c.ids, c.log_prob] for c in row]} for row in completions))
 
-    cached_file(file, write)
+    file = cached_file(reference_folder(folder) / f"samples-{name}.jsonl", write)
     return [
         [decode_completion(tokenizer, start, ids, log_prob, ends) for ids, log_prob in row["drawn"]]
         for start, row in zip(starts, read_rows(file), strict=True)

@@ -10,25 +10,23 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import torch
-from datasets import Dataset
-from transformers import (
-    AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import TrainingArguments
 
 from fdpo import runs
 from fdpo.cli import arguments
-from fdpo.llm.models import load_tokenizer
-from fdpo.scorers import get_scorer
-from fdpo.tasks import imdb as pretraining
+from fdpo.cli.program import Run, training_run
+from fdpo.cli.quiet import quiet_libraries
+from fdpo.runs.distributed import is_main_process
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 LABELS = ("negative", "positive")
-LONG, SHORT = 256, (16, 64)  # tokens of the pieces that a review is trained on
+LONG, SHORT = 256, (16, 64)
+"""Tokens of the long piece of a review, and the range of those of the short one."""
 COMMON = (
     "learning_rate", "num_train_epochs", "per_device_train_batch_size", "warmup_steps",
     "weight_decay", "save_strategy", "logging_steps", "seed", "bf16", "use_cpu",
@@ -50,7 +48,7 @@ class ReviewArguments:
     export: str | None = field(
         default=None, metadata={"help": "folder to write the finished model to, in 16 bit"}
     )
-    held_out: int = field(default=2000, metadata={"help": "reviews kept for figures"})
+    held_out: int = field(default=2000, metadata={"help": "reviews held out for metrics"})
     vocab_size: int = field(default=8192, metadata={"help": "from scratch: tokens"})
     width: int = field(default=128, metadata={"help": "from scratch: width of the model"})
     layers: int = field(default=2, metadata={"help": "from scratch: transformer blocks"})
@@ -60,11 +58,11 @@ class ReviewArguments:
 class ScorerConfig(TrainingArguments):
     """Training."""
 
-    output_dir: str | None = field(default="runs/imdb-sentiment", metadata={"help": "run folder"})
+    output_dir: str = field(default="runs/imdb-sentiment", metadata={"help": "run folder"})
     learning_rate: float = field(default=3e-3, metadata={"help": "peak learning rate of AdamW"})
     num_train_epochs: float = field(default=2.0, metadata={"help": "passes over the reviews"})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "pieces per process"})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "learning rate's course"})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "learning rate schedule"})
     warmup_steps: float = field(default=50, metadata={"help": "steps, or a share below 1"})
     weight_decay: float = field(default=0.1, metadata={"help": "of AdamW"})
     train_sampling_strategy: str = field(
@@ -76,23 +74,29 @@ class ScorerConfig(TrainingArguments):
 def pieces(
     texts: Sequence[str], labels: Sequence[int], tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> Dataset:
-    """Cuts a long and a short piece from each review, because what will be scored is short."""
-    draw = random.Random(seed)
+    """Cuts a long and a short piece from each review, because it will score short texts."""
+    from datasets import Dataset
+
+    generator = random.Random(seed)
     rows = []
     for text, label in zip(texts, labels, strict=True):
         ids = tokenizer(text)["input_ids"]
-        for size in (LONG, draw.randint(*SHORT)):
-            start = draw.randint(0, max(0, len(ids) - size))
+        for size in (LONG, generator.randint(*SHORT)):
+            start = generator.randint(0, max(0, len(ids) - size))
             rows.append({"input_ids": ids[start : start + size], "labels": label})
     return Dataset.from_list(rows)
 
 
-def figures(folder: str, texts: Sequence[str], labels: Sequence[int]) -> dict[str, float]:
-    """Measures the finished scorer: accuracy, and how far its probabilities can be believed.
+def scorer_metrics(folder: str, texts: Sequence[str], labels: Sequence[int]) -> dict[str, float]:
+    """Measures accuracy and calibration of the finished scorer.
 
     The calibration error is the mean distance between confidence and accuracy over 15 bins of equal
     width, weighted by the reviews in them.
     """
+    import torch
+
+    from fdpo.scorers import get_scorer
+
     log_odds = torch.tensor(get_scorer(folder)([""] * len(texts), texts), dtype=torch.float64)
     p, label = log_odds.sigmoid(), torch.tensor(labels, dtype=torch.float64)
     right = ((p > 0.5) == label.bool()).double()
@@ -108,31 +112,36 @@ def figures(folder: str, texts: Sequence[str], labels: Sequence[int]) -> dict[st
     }
 
 
-def main() -> None:
-    own, training = arguments.parse(
-        (ReviewArguments, ScorerConfig),
-        program="train_scorer.py",
-        presets="dataset",
-        description=(__doc__ or "").split("\n")[0],
-        common=COMMON,
+def load(args: ReviewArguments, texts: list[str], seed: int) -> tuple[Any, Any]:
+    """Loads the tokenizer and the classifier, or makes both from scratch."""
+    from transformers import AutoModelForSequenceClassification
+
+    from fdpo.llm.models import load_tokenizer
+    from fdpo.tasks import imdb
+
+    if args.model is None:
+        tokenizer = imdb.train_tokenizer(texts, args.vocab_size, lowercase=True)
+        return tokenizer, imdb.classifier_from_scratch(
+            tokenizer, LABELS, args.width, args.layers, seed
+        )
+    model = AutoModelForSequenceClassification.from_pretrained(
+        args.model, num_labels=2, dtype="float32", use_safetensors=True
     )
-    with arguments.usage_errors("train_scorer.py"):
-        checkpoint = runs.checkpoint(training.output_dir, training.resume_from_checkpoint)
-        splits = pretraining.load_texts(own.dataset, own.held_out)
-        if set(splits.labels.values()) != {0, 1}:
-            raise ValueError(f"--dataset {own.dataset}: labels must be 0 and 1")
-        if own.model is None:
-            tokenizer = pretraining.train_tokenizer(splits.train, own.vocab_size, lowercase=True)
-            model = pretraining.classifier_from_scratch(
-                tokenizer, LABELS, own.width, own.layers, training.seed
-            )
-        else:
-            tokenizer = load_tokenizer(own.model)
-            model = AutoModelForSequenceClassification.from_pretrained(
-                own.model, num_labels=2, dtype="float32", use_safetensors=True
-            )
-        options = arguments.resolved(own, training)
-        runs.prepare(training.output_dir, options, resume=training.resume_from_checkpoint)
+    return load_tokenizer(args.model), model
+
+
+def train(run: Run, args: ReviewArguments, training: ScorerConfig) -> None:
+    """Trains, saves and measures the classifier of a run."""
+    from transformers import DataCollatorWithPadding, Trainer
+
+    from fdpo.llm.callbacks import StopOnInterrupt, use_brief_progress
+    from fdpo.tasks import imdb
+
+    splits = imdb.load_texts(args.dataset, args.held_out)
+    if set(splits.labels.values()) != {0, 1}:
+        raise ValueError(f"--dataset {args.dataset}: labels must be 0 and 1")
+    tokenizer, model = load(args, splits.train, training.seed)
+    run.start()
     labels = [splits.labels[text] for text in splits.train]
     trainer = Trainer(
         model=model,
@@ -140,16 +149,37 @@ def main() -> None:
         data_collator=DataCollatorWithPadding(tokenizer),
         train_dataset=pieces(splits.train, labels, tokenizer, training.seed),
         processing_class=tokenizer,
+        callbacks=[interrupt := StopOnInterrupt()],
     )
-    print(f"{model.num_parameters():,} parameters, {len(splits.train):,} reviews to train on")
-    trainer.train(resume_from_checkpoint=checkpoint)
-    if not trainer.is_world_process_zero():
+    if is_main_process():
+        print(f"{model.num_parameters():,} parameters, {len(splits.train):,} reviews to train on")
+    use_brief_progress(trainer)
+    trainer.train(resume_from_checkpoint=run.checkpoint)
+    run.exit_if(interrupt.stopped, trainer.state.global_step)
+    if not is_main_process():
         return
-    folder = own.export or training.output_dir
-    pretraining.save_in_16_bit(model, tokenizer, folder)
-    result = figures(folder, splits.held_out, [splits.labels[text] for text in splits.held_out])
-    runs.write_json(f"{training.output_dir}/metrics.json", result)
-    print(", ".join(f"{name} {value:.4g}" for name, value in result.items()))
+    folder = args.export or training.output_dir
+    imdb.save_in_16_bit(model, tokenizer, folder)
+    held_out = [splits.labels[text] for text in splits.held_out]
+    metrics = scorer_metrics(folder, splits.held_out, held_out)
+    print(", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+    runs.write_jsonl(run.folder / runs.LOG, trainer.state.log_history)
+    run.finish(metrics)
+
+
+def main() -> None:
+    quiet_libraries()
+    args, training = arguments.parse(
+        (ReviewArguments, ScorerConfig),
+        program="train_scorer.py",
+        presets="dataset",
+        description=(__doc__ or "").split("\n")[0],
+        common=COMMON,
+    )
+    options = arguments.resolved(args, training)
+    resume = training.resume_from_checkpoint
+    with training_run("train_scorer.py", training.output_dir, options, resume=resume) as run:
+        train(run, args, training)
 
 
 if __name__ == "__main__":

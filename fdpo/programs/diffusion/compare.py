@@ -17,6 +17,7 @@ from fdpo.cli import arguments
 from fdpo.cli.program import training_run
 from fdpo.diffusion.text_to_image.config import GUIDANCE, STEPS
 from fdpo.diffusion.text_to_image.win_rates import win_rate_table, win_rates
+from fdpo.preferences.prompts import read_prompts
 from fdpo.runs.distributed import partial_state
 from fdpo.runs.seeds import derived_seed
 
@@ -65,9 +66,7 @@ class CompareArguments:
 
 def load_prompts(args: CompareArguments) -> list[str]:
     """Returns the prompt of each image."""
-    from fdpo.diffusion.text_to_image.prompts import read_prompts
-
-    prompts = read_prompts(args.prompts, args.num_prompts)
+    prompts = read_prompts(args.prompts, args.num_prompts, captions=True)
     return [prompt for prompt in prompts for _ in range(args.samples)]
 
 

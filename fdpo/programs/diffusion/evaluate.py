@@ -1,4 +1,4 @@
-"""Compares an image model with its reference: share of a digit, out of distribution, variety, KL.
+"""Compares an image model with its reference: shares of digits, variety, path KL.
 
 python diffusion/evaluate.py --model runs/diffusion-jsd --target 2
 """
@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fdpo import runs
 from fdpo.cli import arguments
-from fdpo.diffusion.models import image_shape, load
+from fdpo.cli.program import training_run
+from fdpo.cli.quiet import quiet_libraries
 from fdpo.diffusion.noise import STEPS
 from fdpo.runs.distributed import keep_freed_memory, partial_state
 from fdpo.tasks import PRETRAINED
-from fdpo.tasks.mnist import load_classifier, require_size
-from fdpo.tasks.mnist_feedback import require_digit
-from fdpo.tasks.mnist_report import compare, table
+from fdpo.tasks.mnist import require_digit
 
 
 @dataclass
@@ -33,15 +31,13 @@ class EvaluateArguments:
         default=str(PRETRAINED / "mnist-classifier"), metadata={"help": "of digits: folder"}
     )
     eval_samples: int = field(default=2048, metadata={"help": "samples of each model"})
-    sampling_steps: int = field(
-        default=STEPS, metadata={"help": "evaluations of the model a picture"}
-    )
+    sampling_steps: int = field(default=STEPS, metadata={"help": "model evaluations per image"})
     reference_cache: str | None = field(
         default=None,
         metadata={"help": "folder of the reference's samples, or off; default: ~/.cache/fdpo"},
     )
     output_dir: str = field(
-        default="runs/diffusion-evaluation", metadata={"help": "folder of figures and pictures"}
+        default="runs/diffusion-evaluation", metadata={"help": "folder of metrics and plots"}
     )
 
     def __post_init__(self) -> None:
@@ -52,28 +48,34 @@ class EvaluateArguments:
 
 
 def main() -> None:
-    keep_freed_memory()
-    (own,) = arguments.parse(
+    quiet_libraries()
+    (args,) = arguments.parse(
         (EvaluateArguments,),
         program="evaluate.py",
         presets="diffusion",
         description=(__doc__ or "").split("\n")[0],
     )
-    with arguments.usage_errors("evaluate.py"):
-        policy, process = load(own.model, partial_state().device)
-        base, other = load(own.reference, partial_state().device)
-        if type(process) is not type(other) or image_shape(policy) != image_shape(base):
-            raise ValueError(f"--model {own.model} and --reference {own.reference} do not match")
-        load_classifier(own.classifier)
-        require_size(image_shape(policy), own.classifier)
-        folder = runs.prepare(own.output_dir, arguments.resolved(own), overwrite=True)
-    metrics = compare(
-        policy, base, process, folder, classifier=own.classifier, target=own.target,
-        samples=own.eval_samples, steps=own.sampling_steps, reference_cache=own.reference_cache,
-    )  # fmt: skip
-    runs.write_json(folder / runs.METRICS, metrics)
-    print(table(metrics))
-    print(f"{folder} holds samples.png and histogram.png")
+    options = arguments.resolved(args)
+    with training_run("evaluate.py", args.output_dir, options, overwrite=True) as run:
+        from fdpo.diffusion.models import image_shape, load_image_model
+        from fdpo.tasks.mnist_classifier import load_classifier, require_size
+        from fdpo.tasks.mnist_report import compare, table
+
+        keep_freed_memory()
+        policy, process = load_image_model(args.model, partial_state().device)
+        base, base_process = load_image_model(args.reference, partial_state().device)
+        if type(process) is not type(base_process) or image_shape(policy) != image_shape(base):
+            raise ValueError(f"--model {args.model} and --reference {args.reference} do not match")
+        load_classifier(args.classifier)
+        require_size(image_shape(policy), args.classifier)
+        run.start()
+        metrics = compare(
+            policy, base, process, run.folder, classifier=args.classifier, target=args.target,
+            samples=args.eval_samples, steps=args.sampling_steps,
+            reference_cache=args.reference_cache,
+        )  # fmt: skip
+        print(table(metrics))
+        run.finish(metrics)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draws samples of an image model, and says what they show.
+"""Samples images from a model and prints the share of each digit.
 
 python diffusion/sample.py --model runs/diffusion-jsd --output samples.png
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import Tensor
+
 from fdpo.cli import arguments
-from fdpo.diffusion.evaluate import Report, sample_images
+from fdpo.cli.quiet import quiet_libraries
 from fdpo.diffusion.images import tiled, write_image
-from fdpo.diffusion.models import image_shape, load
 from fdpo.diffusion.noise import STEPS
 from fdpo.runs.distributed import keep_freed_memory, partial_state
 from fdpo.tasks import PRETRAINED
-from fdpo.tasks.mnist import judge, load_classifier, require_size
 
 
 @dataclass
@@ -26,18 +26,16 @@ class SampleArguments:
         default=str(PRETRAINED / "mnist-ddpm"),
         metadata={"help": "folder or hub id of an unconditional model"},
     )
-    samples: int = field(default=100, metadata={"help": "pictures"})
-    columns: int = field(default=10, metadata={"help": "pictures in a row of the sheet"})
-    sampling_steps: int = field(
-        default=STEPS, metadata={"help": "evaluations of the model a picture"}
-    )
+    samples: int = field(default=100, metadata={"help": "number of images"})
+    columns: int = field(default=10, metadata={"help": "images in a row of the PNG file"})
+    sampling_steps: int = field(default=STEPS, metadata={"help": "model evaluations per image"})
     seed: int = field(default=0, metadata={"help": "of the noise"})
     output: str = field(
-        default="samples.png", metadata={"help": "a PNG file, or a folder for single pictures"}
+        default="samples.png", metadata={"help": "a PNG file, or a folder of single images"}
     )
     classifier: str = field(
         default=str(PRETRAINED / "mnist-classifier"),
-        metadata={"help": "of digits: folder; none: only draw"},
+        metadata={"help": "of digits: folder; none: only sample"},
     )
 
     def __post_init__(self) -> None:
@@ -46,34 +44,45 @@ class SampleArguments:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
 
 
+def write_images(args: SampleArguments, images: Tensor) -> None:
+    """Writes the images to one PNG file or to a folder."""
+    if args.output.endswith(".png"):
+        write_image(args.output, tiled(images, args.columns))
+        return
+    for number, image in enumerate(images):
+        write_image(Path(args.output) / f"{number:06}.png", image)
+
+
 def main() -> None:
-    keep_freed_memory()
-    (own,) = arguments.parse(
+    quiet_libraries()
+    (args,) = arguments.parse(
         (SampleArguments,),
         program="sample.py",
         presets="diffusion",
         description=(__doc__ or "").split("\n")[0],
     )
+    from fdpo.diffusion.evaluate import sample_images
+    from fdpo.diffusion.models import image_shape, load_image_model
+    from fdpo.tasks.mnist_classifier import judge, load_classifier, require_size
+    from fdpo.tasks.mnist_report import Report
+
+    keep_freed_memory()
     with arguments.usage_errors("sample.py"):
-        model, process = load(own.model, partial_state().device)
-        judge_of_digits = None
-        if own.classifier != "none":
-            judge_of_digits = load_classifier(own.classifier, partial_state().device)
-            require_size(image_shape(model), own.classifier)
-    pictures = sample_images(
-        model, process, own.samples, steps=own.sampling_steps, seed=own.seed, progress="sampling"
+        model, process = load_image_model(args.model, partial_state().device)
+        classifier = None
+        if args.classifier != "none":
+            classifier = load_classifier(args.classifier, partial_state().device)
+            require_size(image_shape(model), args.classifier)
+    images = sample_images(
+        model, process, args.samples, steps=args.sampling_steps, seed=args.seed, progress="sampling"
     )
-    if judge_of_digits is not None:
-        shown = Report(pictures, judge(judge_of_digits, pictures))
-        names = [*map(str, range(10)), "none"]
-        for name, share, error in zip(names, shown.histogram, shown.histogram_errors, strict=True):
-            print(f"{name:>4}  {share:.3f} ± {error:.3f}")
-    if own.output.endswith(".png"):
-        write_image(own.output, tiled(pictures, own.columns))
-    else:
-        for number, picture in enumerate(pictures):
-            write_image(Path(own.output) / f"{number:06}.png", picture)
-    print(own.output)
+    if classifier is not None:
+        report = Report(images, judge(classifier, images))
+        shares = zip(report.histogram, report.histogram_errors, strict=True)
+        for number, (share, error) in enumerate(shares):
+            print(f"{number if number < 10 else 'none':>4}  {share:.3f} ± {error:.3f}")
+    write_images(args, images)
+    print(args.output)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Trains an image model on preference pairs with any f-divergence, and shows what it did.
+"""Trains an image model on preference pairs with any f-divergence.
 
     python diffusion/train.py --loss jsd
 
-With no arguments the embedded MNIST model learns to draw more of the target digit, from pairs of
-its own samples that the embedded classifier ranks; they are made on first use and kept.
+By default the embedded MNIST model learns to generate more of a target digit, from pairs of its own
+samples that the embedded classifier ranks. The first run creates the pairs.
 """
 
 from __future__ import annotations
@@ -13,28 +13,30 @@ import sys
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
 
 from fdpo import runs
 from fdpo.cli import arguments
-from fdpo.diffusion import DiffusionConfig, DiffusionTrainer, Flow, ImagePairs, NoiseProcess
-from fdpo.diffusion.evaluate import report
-from fdpo.diffusion.images import read_pair_folder
-from fdpo.diffusion.models import image_shape, load, save
-from fdpo.diffusion.noise import STEPS
+from fdpo.cli.program import Run, training_run
+from fdpo.cli.quiet import quiet_libraries
+from fdpo.diffusion.config import DiffusionConfig
+from fdpo.diffusion.dataset import ImagePairs
+from fdpo.diffusion.images import Shape, read_pair_folder
+from fdpo.diffusion.noise import STEPS, Flow, NoiseProcess
 from fdpo.losses.config import RESETS, with_default
 from fdpo.runs.distributed import keep_freed_memory, run_first
 from fdpo.tasks import COMMANDS, PRETRAINED
-from fdpo.tasks.mnist import load_classifier, load_real_features, require_size
-from fdpo.tasks.mnist_data import load_mnist, load_small_digits, target_pairs
-from fdpo.tasks.mnist_feedback import require_digit
-from fdpo.tasks.mnist_report import compare, table
+from fdpo.tasks.mnist import load_mnist, load_small_digits, require_digit, target_pairs
+
+if TYPE_CHECKING:
+    from fdpo.diffusion.trainer import DiffusionTrainer
 
 CLASSIFIER = PRETRAINED / "mnist-classifier"
-PAIRS = 10_000  # of random winners and losers, where pictures are given and not pairs
+PAIRS = 10_000
+"""The number of random pairs of a data set that holds images without preferences."""
 
 
 @dataclass
@@ -46,7 +48,7 @@ class DataArguments:
         metadata={"help": "policy and reference: folder or hub id of an unconditional model"},
     )
     flow_times: Literal["uniform", "logit_normal"] = field(
-        default="uniform", metadata={"help": "how training of a flow model draws t"}
+        default="uniform", metadata={"help": "distribution of t in training a flow model"}
     )
     data: str = field(
         default="feedback",
@@ -55,14 +57,12 @@ class DataArguments:
     data_root: str | None = field(
         default=None, metadata={"help": "--data mnist: the folder of its files"}
     )
-    target: int = field(default=2, metadata={"help": "the digit to draw more of"})
+    target: int = field(default=2, metadata={"help": "the digit to generate more often"})
     classifier: str = field(default=str(CLASSIFIER), metadata={"help": "of digits: folder"})
     eval_samples: int = field(
         default=512, metadata={"help": "samples to compare before and after; 0: none"}
     )
-    sampling_steps: int = field(
-        default=STEPS, metadata={"help": "evaluations of the model a picture"}
-    )
+    sampling_steps: int = field(default=STEPS, metadata={"help": "model evaluations per image"})
 
     def __post_init__(self) -> None:
         require_digit(self.target)
@@ -81,7 +81,7 @@ changed = partial(with_default, DiffusionConfig)
 class TrainConfig(DiffusionConfig):
     """f-DPO for images."""
 
-    # What keeps an unconditional model in distribution while most of its samples change.
+    # These defaults keep an unconditional model in distribution while most of its samples change.
     method: Literal["dpo", "dpo_sft", "sft", "negative_sft"] = changed("method", "dpo_sft")
     loser_gradient: float = changed("loser_gradient", 0.2)
     max_train_steps: int = changed("max_train_steps", 160)
@@ -97,89 +97,119 @@ class TrainConfig(DiffusionConfig):
         super().__post_init__()
 
 
-def feedback_folder(own: DataArguments) -> Path:
-    """Returns the folder of the model's own ranked samples; dataset/main.py makes it."""
-    folder = Path(f"runs/dataset-{Path(own.model).name}-{own.target}")
+def check(args: DataArguments, config: TrainConfig) -> None:
+    """Raises ``ValueError`` for options that have no effect together."""
+    if config.validation_steps and not args.eval_samples:
+        raise ValueError("--validation_steps has no effect with --eval_samples 0")
+
+
+def load_model(args: DataArguments) -> tuple[nn.Module, NoiseProcess]:
+    """Loads the model and its noising process and checks that the classifier fits."""
+    from fdpo.diffusion.models import image_shape, load_image_model
+    from fdpo.tasks.mnist_classifier import load_classifier, require_size
+
+    model, process = load_image_model(args.model)
+    if isinstance(process, Flow):
+        process = replace(process, times=args.flow_times)
+    elif args.flow_times != "uniform":
+        raise ValueError(f"--flow_times has no effect: {args.model} is no flow model")
+    load_classifier(args.classifier)
+    require_size(image_shape(model), args.classifier)
+    return model, process
+
+
+def feedback_folder(args: DataArguments) -> Path:
+    """Returns the folder of the model's ranked samples, which dataset/main.py creates."""
+    folder = Path(f"runs/dataset-{Path(args.model).name}-{args.target}")
     command = [sys.executable, str(COMMANDS / "dataset/main.py"), "--modality", "image"]
-    command += ["--model", own.model, "--target", str(own.target), "--classifier", own.classifier]
-    run_first([*command, "--output_dir", str(folder)], target=folder / "README.md")
+    command += ["--model", args.model, "--target", str(args.target)]
+    command += ["--classifier", args.classifier, "--output_dir", str(folder)]
+    run_first(command, target=folder / "README.md")
     return folder
 
 
-def load_pairs(own: DataArguments, model: nn.Module, seed: int) -> ImagePairs:
-    """Loads the pairs, or makes them on first use."""
-    shape = image_shape(model)
-    if own.data == "feedback":
-        return read_pair_folder(feedback_folder(own), shape)
-    if own.data not in ("mnist", "digits"):
-        return read_pair_folder(own.data, shape)
-    pictures, labels = (
-        load_mnist(str(own.data_root)) if own.data == "mnist" else load_small_digits(shape)
+def load_pairs(args: DataArguments, shape: Shape, seed: int) -> ImagePairs:
+    """Loads the pairs of ``--data``.
+
+    Arguments:
+        args: The options.
+        shape: The shape of the model's images.
+        seed: The seed of random pairs.
+    """
+    if args.data == "feedback":
+        return read_pair_folder(feedback_folder(args), shape)
+    if args.data not in ("mnist", "digits"):
+        return read_pair_folder(args.data, shape)
+    images, labels = (
+        load_mnist(str(args.data_root)) if args.data == "mnist" else load_small_digits(shape)
     )
-    if pictures.shape[1:] != shape:
-        found, wanted = (" x ".join(map(str, size)) for size in (pictures.shape[1:], shape))
-        raise ValueError(f"--data {own.data} has pictures of {found}, --model {own.model} {wanted}")
+    if images.shape[1:] != shape:
+        size, needed = (" x ".join(map(str, sizes)) for sizes in (images.shape[1:], shape))
+        raise ValueError(f"--data {args.data} has images of {size}, --model {args.model} {needed}")
     generator = torch.Generator().manual_seed(seed)
-    return target_pairs(pictures, labels, own.target, PAIRS, generator)
+    return target_pairs(images, labels, args.target, PAIRS, generator)
 
 
-def validation(own: DataArguments, process: NoiseProcess, model: nn.Module) -> dict[str, float]:
-    """Judges samples of a model in training."""
-    found = report(
-        model, process, load_classifier(own.classifier, next(model.parameters()).device),
-        own.eval_samples, steps=own.sampling_steps, progress="samples",
+def validate(args: DataArguments, process: NoiseProcess, model: nn.Module) -> dict[str, float]:
+    """Returns metrics of samples of a model in training."""
+    from fdpo.tasks.mnist_classifier import load_classifier, load_real_features
+    from fdpo.tasks.mnist_report import report
+
+    samples = report(
+        model, process, load_classifier(args.classifier, next(model.parameters()).device),
+        args.eval_samples, steps=args.sampling_steps, progress="validation samples",
     )  # fmt: skip
-    variety = found.variety(own.target, load_real_features(own.classifier, own.target))
-    return {**found.metrics(own.target), "variety": variety}
+    variety = samples.variety(args.target, load_real_features(args.classifier, args.target))
+    return {**samples.metrics(args.target), "variety": variety}
+
+
+def finish(run: Run, args: DataArguments, trainer: DiffusionTrainer, base: nn.Module) -> None:
+    """Compares the trained model with its base, saves it and writes the metrics."""
+    from fdpo.diffusion.models import save_image_model
+    from fdpo.tasks.mnist_report import compare, table
+
+    metrics = {"steps": trainer.step, "train_seconds": trainer.seconds, **trainer.quantiles()}
+    if args.eval_samples:
+        comparison = compare(
+            trainer.finished(), base, trainer.process, run.folder, classifier=args.classifier,
+            target=args.target, samples=args.eval_samples, steps=args.sampling_steps,
+            reference_cache=trainer.config.reference_cache,
+        )  # fmt: skip
+        metrics |= comparison
+        print(table(comparison))
+    save_image_model(trainer.merged(), trainer.process, run.folder)
+    run.finish(metrics)
 
 
 def main() -> None:
-    keep_freed_memory()
-    own, training = arguments.parse(
+    quiet_libraries()
+    args, config = arguments.parse(
         (DataArguments, TrainConfig),
         program="train.py",
         presets="diffusion",
         description=(__doc__ or "").split("\n")[0],
         resets=RESETS,
+        check=check,
     )
-    with arguments.usage_errors("train.py"):
-        resume = training.resume_from_checkpoint
-        if training.validation_steps and not own.eval_samples:
-            raise ValueError("--validation_steps has no effect with --eval_samples 0")
-        checkpoint = runs.checkpoint(training.output_dir, resume)
-        options = arguments.resolved(own, training)
-        runs.require_free(training.output_dir, options, resume=resume)
-        model, process = load(own.model)
-        if isinstance(process, Flow):
-            process = replace(process, times=own.flow_times)
-        elif own.flow_times != "uniform":
-            raise ValueError(f"--flow_times has no effect: {own.model} is no flow model")
-        load_classifier(own.classifier)
-        require_size(image_shape(model), own.classifier)
-        pairs = load_pairs(own, model, training.seed)
+    options = arguments.resolved(args, config)
+    resume = config.resume_from_checkpoint
+    with training_run("train.py", config.output_dir, options, resume=resume) as run:
+        from fdpo.diffusion.models import image_shape
+        from fdpo.diffusion.trainer import DiffusionTrainer
+
+        keep_freed_memory()
+        model, process = load_model(args)
+        pairs = load_pairs(args, image_shape(model), config.seed)
         base = copy.deepcopy(model)
-        trainer = DiffusionTrainer(model, process, pairs, training)
-        folder = runs.prepare(training.output_dir, options, resume=resume)
-    print(f"{len(pairs):,} pairs of {len(pairs.pictures):,} pictures")
-    with runs.recording_nonfinite(folder):
-        trainer.train(checkpoint, partial(validation, own, process))
-    if trainer.interrupts.stopped:
-        print(f"stopped at step {trainer.step}; --resume_from_checkpoint last goes on")
-        sys.exit(130)
-    if trainer.accelerator.is_main_process:
-        metrics = {"steps": trainer.step, "train_seconds": trainer.seconds, **trainer.quantiles()}
-        if own.eval_samples:
-            found = compare(
-                trainer.finished(), base, process, folder, classifier=own.classifier,
-                target=own.target, samples=own.eval_samples, steps=own.sampling_steps,
-                reference_cache=training.reference_cache,
-            )  # fmt: skip
-            metrics |= found
-            print(table(found))
-        save(trainer.merged(), process, folder)
-        runs.write_json(folder / runs.METRICS, metrics)
-        print(f"run folder: {folder}")
-    trainer.accelerator.end_training()
+        trainer = DiffusionTrainer(model, process, pairs, config)
+        run.start()
+        if runs.is_main_process():
+            print(f"{len(pairs):,} pairs of {len(pairs.images):,} images")
+        trainer.train(run.checkpoint, partial(validate, args, process))
+        run.exit_if(trainer.interrupts.stopped, trainer.step)
+        if trainer.accelerator.is_main_process:
+            finish(run, args, trainer, base)
+        trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

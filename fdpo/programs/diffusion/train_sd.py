@@ -200,9 +200,9 @@ def load_model(args: ModelArguments, config: TrainConfig) -> StableDiffusion:
 
 def load_pairs(args: DataArguments) -> CaptionedPairs:
     """Loads the pairs, checks their images, and relabels them if there is a scorer."""
-    from fdpo.diffusion.text_to_image.feedback import relabelled
     from fdpo.diffusion.text_to_image.image_checks import check_images
     from fdpo.diffusion.text_to_image.load_pairs import load_captioned_pairs
+    from fdpo.diffusion.text_to_image.relabel import relabelled
     from fdpo.diffusion.text_to_image.scorers import get_image_scorer
 
     pairs, counts = load_captioned_pairs(
@@ -247,7 +247,7 @@ def make_validation(
     )
 
 
-def make_dataset(
+def make_pair_dataset(
     args: DataArguments, model: StableDiffusion, pairs: CaptionedPairs, resolution: int,
     config: TrainConfig,
 ) -> TextToImagePairs:  # fmt: skip
@@ -305,7 +305,9 @@ def main() -> None:
         os.environ["ACCELERATE_USE_CPU"] = "true"
     options = arguments.resolved(model_args, data_args, validation_args, config)
     resume = config.resume_from_checkpoint
-    with training_run(PROGRAM, str(config.output_dir), options, resume=resume) as run:
+    with training_run(
+        PROGRAM, str(config.output_dir), options, resume=resume, aliases=ALIASES
+    ) as run:
         from fdpo.diffusion import DiffusionTrainer
         from fdpo.diffusion.text_to_image.card import CARD, write_card
 
@@ -314,7 +316,7 @@ def main() -> None:
         model.latent_shape(resolution)
         pairs = load_pairs(data_args)
         validation = make_validation(validation_args, model, pairs, resolution, config)
-        dataset = make_dataset(data_args, model, pairs, resolution, config)
+        dataset = make_pair_dataset(data_args, model, pairs, resolution, config)
         trainer = DiffusionTrainer(
             model.unet, model.process, dataset, config, encode=dataset.encode
         )

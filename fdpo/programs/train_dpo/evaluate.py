@@ -1,32 +1,27 @@
-"""Compares a trained model with its reference on openings that it never saw.
+"""Compares a trained model with its reference on prompts that its training never used.
 
     python train_dpo/evaluate.py --model runs/train_dpo-jsd
 
-Both are sampled as they are (temperature 1, nothing filtered); every figure has a standard error
-over openings. ``--reference`` is by default what the run was started from. ``--pairs FILE`` adds
-how often the policy prefers the chosen side of held-out pairs, and whether it is as sure as it is
-right.
+Samples of both are unfiltered, at temperature 1; every metric has a standard error over prompts.
+``--reference`` is by default the model that the run started from. ``--pairs FILE`` adds accuracy
+and calibration of the policy on held-out pairs.
 """
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from fdpo import runs
 from fdpo.cli import arguments
-from fdpo.estimators.calibration import calibration
-from fdpo.llm.evaluate import HELD_OUT_SEED, compare, held_out_prompts
-from fdpo.llm.generation.prompts import read_prompts
-from fdpo.llm.models import load_model, load_tokenizer, options_of, reference_of
+from fdpo.cli.quiet import quiet_libraries
 from fdpo.losses.config import LossConfig
-from fdpo.preferences.schema import preferences_from_rows
-from fdpo.runs.rows import read_rows
-from fdpo.scorers import get_scorer
 from fdpo.tasks import PRETRAINED
+
+if TYPE_CHECKING:
+    from fdpo.llm.evaluate import Comparison
+    from fdpo.preferences.pairs import Pair
 
 
 @dataclass
@@ -38,10 +33,10 @@ class EvaluationArguments:
         default=None, metadata={"help": "the reference; default: as run.json of --model says"}
     )
     prompts: str | None = field(
-        default=None, metadata={"help": ".txt file with an opening a line; default: sampled here"}
+        default=None, metadata={"help": ".txt file with a prompt a line; default: sampled here"}
     )
-    openings: int = field(default=200, metadata={"help": "openings to compare on"})
-    samples: int = field(default=4, metadata={"help": "samples of each opening"})
+    num_prompts: int = field(default=200, metadata={"help": "prompts to compare on"})
+    samples: int = field(default=4, metadata={"help": "samples of each prompt"})
     max_new_tokens: int = field(default=48, metadata={"help": "longest sample, tokens"})
     batch_size: int = field(default=64, metadata={"help": "samples in a batch"})
     scorers: list[str] = field(
@@ -58,7 +53,10 @@ class EvaluationArguments:
         default=None,
         metadata={"help": "folder of the reference's samples, or off; default: ~/.cache/fdpo"},
     )
-    seed: int = field(default=HELD_OUT_SEED, metadata={"help": "of openings and samples"})
+    seed: int | None = field(
+        default=None,
+        metadata={"help": "of prompts and samples; default: one that no training uses"},
+    )
     output_dir: str | None = field(
         default=None,
         metadata={
@@ -67,64 +65,94 @@ class EvaluationArguments:
     )
 
 
-def main() -> None:
-    (own,) = arguments.parse(
-        (EvaluationArguments,),
-        program="evaluate.py",
-        presets="train_dpo",
-        description=(__doc__ or "").split("\n")[0],
-    )
-    # TRL sets it under the name that transformers is about to drop.
-    warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
+def evaluate(args: EvaluationArguments) -> tuple[Comparison, dict[str, Any], str]:
+    """Compares samples and measures pairs; a mistake in the options ends the program.
+
+    Returns:
+        The comparison, the metrics of the pairs, and a line on them (empty without pairs).
+    """
+    import torch
+
+    from fdpo.llm.evaluate import HELD_OUT_SEED, SamplingConfig, compare, held_out_prompts
+    from fdpo.llm.models import get_reference_name, load_model, load_tokenizer
+    from fdpo.preferences.prompts import read_prompts
+    from fdpo.scorers import get_scorer
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    seed = args.seed = HELD_OUT_SEED if args.seed is None else args.seed
     with arguments.usage_errors("evaluate.py"):
-        options = options_of(own.model)
-        trained = LossConfig.from_run(options)
-        if own.pairs is not None:
-            if trained is None:
-                raise ValueError(f"--pairs needs beta and divergence: {own.model} is no f-DPO run")
-            pairs, _ = preferences_from_rows(read_rows(own.pairs), own.pairs)
-        name = own.reference or reference_of(own.model)
-        policy, reference = load_model(own.model, device), load_model(name, device)
+        options = runs.run_options(args.model)
+        loss = LossConfig.from_run(options)
+        pairs = read_pairs(args, loss)
+        name = args.reference or get_reference_name(args.model)
+        policy, reference = load_model(args.model, device), load_model(name, device)
         tokenizer = load_tokenizer(name)
-        scorers = {Path(scorer).name: get_scorer(scorer) for scorer in own.scorers}
-        if own.prompts is None:
-            prompts = held_out_prompts(reference, tokenizer, own.openings, seed=own.seed)
+        scorers = {Path(scorer).name: get_scorer(scorer) for scorer in args.scorers}
+        if args.prompts is None:
+            prompts = held_out_prompts(reference, tokenizer, args.num_prompts, seed=seed)
         else:
-            prompts = read_prompts(own.prompts)[: own.openings]
+            prompts = read_prompts(args.prompts)[: args.num_prompts]
     comparison = compare(
         policy,
         reference,
         tokenizer,
         prompts,
         scorers,
-        samples=own.samples,
-        max_new_tokens=own.max_new_tokens,
-        batch_size=own.batch_size,
-        seed=own.seed,
-        divergence=trained.resolve()[0] if trained else None,
-        embed=own.embed,
-        reference_cache=own.reference_cache,
+        SamplingConfig(args.samples, args.max_new_tokens, args.batch_size, seed),
+        divergence=loss.resolve()[0] if loss else None,
+        embed=args.embed,
+        reference_cache=args.reference_cache,
     )
-    metrics = comparison.metrics()
-    lines = [comparison.samples(3), comparison.table()]
-    if own.pairs is not None:
-        from fdpo.llm.margins import held_out_margins  # importing TRL takes seconds
+    if not pairs:
+        return comparison, {}, ""
+    return comparison, *measure_pairs(policy, reference, tokenizer, pairs, options)
 
-        margins, pair_prompts = held_out_margins(policy, reference, tokenizer, pairs, options)
-        found = calibration(margins, pair_prompts)
-        metrics |= found.metrics("pairs_")
-        value, error, _ = found.accuracy
-        lines.append(
-            f"{len(margins)} held-out pairs: accuracy {value:.3f} ± {error:.3f}, nats per pair "
-            f"{found.nll.value:.3f}, calibration error {found.ece:.3f}"
-        )
-    folder = Path(own.output_dir or (own.model if Path(own.model).is_dir() else "runs/evaluate"))
-    record = arguments.resolved(own) | metrics | {"warnings": comparison.warnings()}
-    runs.write_json(folder / "evaluation.json", record)
+
+def read_pairs(args: EvaluationArguments, loss: LossConfig | None) -> list[Pair]:
+    """Reads the held-out pairs of ``--pairs``, which need the loss of the run."""
+    from fdpo.preferences.schema import preferences_from_rows
+    from fdpo.runs.rows import read_rows
+
+    if args.pairs is None:
+        return []
+    if loss is None:
+        raise ValueError(f"--pairs needs beta and divergence: {args.model} is no f-DPO run")
+    return preferences_from_rows(read_rows(args.pairs), args.pairs)[0]
+
+
+def measure_pairs(
+    policy: Any, reference: Any, tokenizer: Any, pairs: list[Pair], options: dict[str, Any]
+) -> tuple[dict[str, float], str]:
+    """Measures accuracy and calibration on held-out pairs, and describes them in a line."""
+    from fdpo.estimators.calibration import calibration
+    from fdpo.llm.margins import held_out_margins
+
+    margins, prompts = held_out_margins(policy, reference, tokenizer, pairs, options)
+    result = calibration(margins, prompts)
+    accuracy, error, _ = result.accuracy
+    line = (
+        f"{len(margins)} held-out pairs: accuracy {accuracy:.3f} ± {error:.3f}, nats per pair "
+        f"{result.nll.value:.3f}, calibration error {result.ece:.3f}"
+    )
+    return result.metrics("pairs_"), line
+
+
+def main() -> None:
+    quiet_libraries()
+    (args,) = arguments.parse(
+        (EvaluationArguments,),
+        program="evaluate.py",
+        presets="train_dpo",
+        description=(__doc__ or "").split("\n")[0],
+        aliases={"openings": "num_prompts"},  # its name in version 0.1
+    )
+    comparison, pair_metrics, pair_line = evaluate(args)
+    metrics = comparison.metrics() | pair_metrics | {"warnings": comparison.warnings()}
+    folder = Path(args.output_dir or (args.model if Path(args.model).is_dir() else "runs/evaluate"))
+    runs.write_json(folder / "evaluation.json", arguments.resolved(args) | metrics)
     runs.write_text(folder / "samples.md", comparison.samples())
     runs.write_jsonl(folder / "samples.jsonl", comparison.rows)
-    print(*lines, sep="\n")
+    print(comparison.samples(3), comparison.table(), *filter(None, [pair_line]), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Prints samples of a language model, drawn from it as it is.
+"""Prints samples of a language model.
 
 python train_dpo/generate.py --prompt "This movie"
 python train_dpo/generate.py --model runs/train_dpo-jsd --prompts prompts.txt --output samples.jsonl
@@ -7,16 +7,14 @@ python train_dpo/generate.py --model runs/train_dpo-jsd --prompts prompts.txt --
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
-import torch
-
-from fdpo import runs
 from fdpo.cli import arguments
-from fdpo.llm import models
-from fdpo.llm.generation.decoder import prompt_ids, require_room
-from fdpo.llm.generation.prompts import read_prompts
-from fdpo.llm.generation.sampling import openings, sample
+from fdpo.preferences.prompts import read_prompts
+from fdpo.runs.files import write_jsonl
 from fdpo.tasks import PRETRAINED
+
+ALIASES = {"openings": "num_prompts"}
 
 
 @dataclass
@@ -25,17 +23,17 @@ class GenerateArguments:
 
     model: str = field(default=str(PRETRAINED / "imdb-gpt2"), metadata={"help": "folder or hub id"})
     prompt: list[str] | None = field(
-        default=None, metadata={"help": "prompts; default: openings that the model samples itself"}
+        default=None, metadata={"help": "prompts; default: prompts that the model samples itself"}
     )
     prompts: str | None = field(default=None, metadata={"help": ".txt file with a prompt a line"})
-    openings: int | None = field(
-        default=None, metadata={"help": "openings where no prompts are given; default: 4"}
+    num_prompts: int | None = field(
+        default=None, metadata={"help": "prompts that the model samples itself; default: 4"}
     )
     samples: int = field(default=2, metadata={"help": "samples of each prompt"})
     max_new_tokens: int = field(default=64, metadata={"help": "longest sample, tokens"})
     temperature: float = field(default=1.0, metadata={"help": "1: the model as it is"})
-    batch_size: int = field(default=64, metadata={"help": "samples drawn at a time"})
-    seed: int = field(default=0, metadata={"help": "of openings and samples"})
+    batch_size: int = field(default=64, metadata={"help": "samples in a batch"})
+    seed: int = field(default=0, metadata={"help": "seed of prompts and samples"})
     dtype: str = field(default="float32", metadata={"help": "the model's dtype, e.g. bfloat16"})
     output: str | None = field(
         default=None,
@@ -43,7 +41,7 @@ class GenerateArguments:
     )
 
     def __post_init__(self) -> None:
-        given = [name for name in ("prompt", "prompts", "openings") if getattr(self, name)]
+        given = [name for name in ("prompt", "prompts", "num_prompts") if getattr(self, name)]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other")
         if self.prompts and not self.prompts.endswith(".txt"):
@@ -53,41 +51,53 @@ class GenerateArguments:
 
 
 def main() -> None:
-    (own,) = arguments.parse(
+    (args,) = arguments.parse(
         (GenerateArguments,),
         program="generate.py",
         presets="train_dpo",
         description=(__doc__ or "").split("\n")[0],
+        aliases=ALIASES,
     )
-    with arguments.usage_errors("generate.py"):
-        tokenizer = models.load_tokenizer(own.model)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = models.load_model(own.model, device, own.dtype)
-        if own.prompts:
-            prompts = read_prompts(own.prompts)
-        else:
-            prompts = own.prompt or openings(model, tokenizer, own.openings or 4, seed=own.seed)
-        require_room(model, prompts, prompt_ids(tokenizer, prompts), own.max_new_tokens)
-    drawn = sample(
-        model,
-        tokenizer,
-        prompts,
-        samples=own.samples,
-        max_new_tokens=own.max_new_tokens,
-        batch_size=own.batch_size,
-        seed=own.seed,
-        temperature=own.temperature,
-    )
-    rows = [
-        {"prompt": prompt, **asdict(completion)}
-        for prompt, completions in zip(prompts, drawn, strict=True)
-        for completion in completions
-    ]
+    rows = generate(args)
     for row in rows:
         ending = " …" if row["truncated"] else ""
         print(f"[{row['prompt']}]{row['text']}{ending}\n  (log-prob {row['log_prob']:.1f})\n")
-    if own.output:
-        runs.write_jsonl(own.output, rows)
+    if args.output:
+        write_jsonl(args.output, rows)
+
+
+def generate(args: GenerateArguments) -> list[dict[str, Any]]:
+    """Samples completions; returns a row for each, with its prompt."""
+    import torch  # with the imports below, --help and usage errors need not wait for transformers
+
+    from fdpo.llm.generation.prompts import sample_prompts
+    from fdpo.llm.generation.sampling import sample
+    from fdpo.llm.generation.tokens import prompt_ids, require_room
+    from fdpo.llm.models import load_model, load_tokenizer
+
+    with arguments.usage_errors("generate.py"):
+        prompts = read_prompts(args.prompts) if args.prompts else args.prompt
+        tokenizer = load_tokenizer(args.model)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = load_model(args.model, device, args.dtype)
+        if not prompts:
+            prompts = sample_prompts(model, tokenizer, args.num_prompts or 4, seed=args.seed)
+        require_room(model, prompts, prompt_ids(tokenizer, prompts), args.max_new_tokens)
+    completions = sample(
+        model,
+        tokenizer,
+        prompts,
+        samples=args.samples,
+        max_new_tokens=args.max_new_tokens,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        temperature=args.temperature,
+    )
+    return [
+        {"prompt": prompt, **asdict(completion)}
+        for prompt, row in zip(prompts, completions, strict=True)
+        for completion in row
+    ]
 
 
 if __name__ == "__main__":

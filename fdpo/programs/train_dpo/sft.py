@@ -2,8 +2,8 @@
 
 The model of ``pretrained/imdb-gpt2``, two epochs and then three more (its card has the times):
 
-    python train_dpo/sft.py --config train_dpo/configs/pretrain_imdb.yaml --dataset FILE.jsonl.gz
-    python train_dpo/sft.py --config train_dpo/configs/pretrain_imdb.yaml --dataset FILE.jsonl.gz \\
+    python train_dpo/sft.py --config pretrain_imdb --dataset FILE.jsonl.gz
+    python train_dpo/sft.py --config pretrain_imdb --dataset FILE.jsonl.gz \\
         --model runs/imdb-gpt2 --learning_rate 2e-3 --num_train_epochs 3 --seed 1 \\
         --output_dir runs/imdb-gpt2-more --export pretrained/imdb-gpt2
 
@@ -15,13 +15,15 @@ Fine-tuning a GPT-2 from the hub or a folder on the same text:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from fdpo import runs
 from fdpo.cli import arguments
-from fdpo.llm.models import load_model, load_tokenizer
-from fdpo.tasks import imdb as pretraining
+from fdpo.cli.program import Run, training_run
+from fdpo.cli.quiet import quiet_libraries
+from fdpo.runs.distributed import is_main_process
 
 COMMON = (
     "output_dir", "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size",
@@ -44,7 +46,7 @@ class TextArguments:
     export: str | None = field(
         default=None, metadata={"help": "folder to write the finished model to, in 16 bit"}
     )
-    held_out: int = field(default=2000, metadata={"help": "reviews kept for figures"})
+    held_out: int = field(default=2000, metadata={"help": "reviews held out for metrics"})
     context: int = field(default=256, metadata={"help": "length of a training block, tokens"})
     vocab_size: int = field(default=3584, metadata={"help": "from scratch: tokens"})
     width: int = field(default=192, metadata={"help": "from scratch: width of the model"})
@@ -52,45 +54,69 @@ class TextArguments:
     heads: int = field(default=6, metadata={"help": "from scratch: attention heads"})
 
 
+def load(args: TextArguments, texts: list[str], seed: int) -> tuple[Any, Any]:
+    """Loads the tokenizer and the model, or makes both from scratch."""
+    from fdpo.llm.models import load_model, load_tokenizer
+    from fdpo.tasks import imdb
+
+    if args.model is not None:
+        return load_tokenizer(args.model), load_model(args.model)
+    tokenizer = imdb.train_tokenizer(texts, args.vocab_size)
+    model = imdb.gpt2_from_scratch(
+        tokenizer, args.width, args.layers, args.heads, args.context, seed
+    )
+    return tokenizer, model
+
+
+def train(run: Run, args: TextArguments, training: TrainingArguments) -> None:
+    """Trains, saves and measures the model of a run."""
+    from transformers import DataCollatorForLanguageModeling, Trainer
+
+    from fdpo.llm.callbacks import StopOnInterrupt, use_brief_progress
+    from fdpo.llm.models import load_model
+    from fdpo.tasks import imdb
+
+    splits = imdb.load_texts(args.dataset, args.held_out)
+    tokenizer, model = load(args, splits.train, training.seed)
+    run.start()
+    if is_main_process():
+        print(f"{model.num_parameters():,} parameters, {len(splits.train):,} texts to train on")
+    trainer = Trainer(
+        model=model,
+        args=training,
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        train_dataset=imdb.blocks(splits.train, tokenizer, args.context),
+        eval_dataset=imdb.blocks(splits.held_out[500:700], tokenizer, args.context),
+        processing_class=tokenizer,
+        callbacks=[interrupt := StopOnInterrupt()],
+    )
+    use_brief_progress(trainer)
+    trainer.train(resume_from_checkpoint=run.checkpoint)
+    run.exit_if(interrupt.stopped, trainer.state.global_step)
+    if not is_main_process():
+        return
+    folder = args.export or training.output_dir
+    imdb.save_in_16_bit(model, tokenizer, folder)
+    trained = load_model(folder, training.device)
+    metrics = imdb.language_model_metrics(trained, tokenizer, splits.test)
+    print(", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
+    runs.write_jsonl(run.folder / runs.LOG, trainer.state.log_history)
+    run.finish(metrics)
+
+
 def main() -> None:
-    own, training = arguments.parse(
+    quiet_libraries()
+    args, training = arguments.parse(
         (TextArguments, TrainingArguments),
         program="sft.py",
         presets="train_dpo",
         description=(__doc__ or "").split("\n")[0],
         common=COMMON,
     )
-    with arguments.usage_errors("sft.py"):
-        checkpoint = runs.checkpoint(training.output_dir, training.resume_from_checkpoint)
-        splits = pretraining.load_texts(own.dataset, own.held_out)
-        if own.model is None:
-            tokenizer = pretraining.train_tokenizer(splits.train, own.vocab_size)
-            model = pretraining.gpt2_from_scratch(
-                tokenizer, own.width, own.layers, own.heads, own.context, training.seed
-            )
-        else:
-            tokenizer, model = load_tokenizer(own.model), load_model(own.model)
-        options = arguments.resolved(own, training)
-        runs.prepare(training.output_dir, options, resume=training.resume_from_checkpoint)
-    print(f"{model.num_parameters():,} parameters, {len(splits.train):,} texts to train on")
-    trainer = Trainer(
-        model=model,
-        args=training,
-        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
-        train_dataset=pretraining.blocks(splits.train, tokenizer, own.context),
-        eval_dataset=pretraining.blocks(splits.held_out[500:700], tokenizer, own.context),
-        processing_class=tokenizer,
-    )
-    trainer.train(resume_from_checkpoint=checkpoint)
-    if not trainer.is_world_process_zero():
-        return
-    folder = own.export or training.output_dir
-    pretraining.save_in_16_bit(model, tokenizer, folder)
-    figures = pretraining.language_model_figures(
-        load_model(folder, training.device), tokenizer, splits.test
-    )
-    runs.write_json(f"{training.output_dir}/metrics.json", figures)
-    print(", ".join(f"{name} {value:.5g}" for name, value in figures.items()))
+    options = arguments.resolved(args, training)
+    resume = training.resume_from_checkpoint
+    with training_run("sft.py", training.output_dir, options, resume=resume) as run:
+        train(run, args, training)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 
 from fdpo.cli import sweep as sweeps
-from fdpo.programs.train_dpo.train import ALIASES, TYPES
+from fdpo.programs.train_dpo.options import ALIASES, TYPES
 from fdpo.tasks import COMMANDS
 
 TRAIN = sweeps.Program(
@@ -24,7 +24,7 @@ TRAIN = sweeps.Program(
         "max_steps": steps,
         "eval_strategy": "steps",
         "eval_steps": float(steps),
-        "eval_openings": 0,
+        "eval_num_prompts": 0,
     },
     trial_metric="eval_loss",
     former_names={"eval_num_prompts": "eval_openings"},

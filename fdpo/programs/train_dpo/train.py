@@ -1,113 +1,38 @@
-"""Trains a language model on preference pairs with any f-divergence, and shows what it did.
+"""Trains a language model on preference pairs with any f-divergence, and compares the result.
 
     python train_dpo/train.py --loss alpha --alpha 0.5
 
-With no arguments it trains the embedded IMDb model on pairs that are generated and scored on first
-use and kept. ``--model`` and ``--dataset`` take hub ids, folders and files; ``--config`` a preset.
+With no arguments it trains the embedded IMDb model on its own completions, which it samples and
+scores on first use. ``--model`` and ``--dataset`` take hub ids, folders and files; ``--config``
+takes a preset.
 """
 
 from __future__ import annotations
 
 import sys
-import warnings
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from datasets import DatasetDict
-from transformers import ProgressCallback
-from trl import ModelConfig, get_peft_config, get_quantization_config
+from typing import TYPE_CHECKING, Any
 
 from fdpo import preferences, runs
 from fdpo.cli import arguments
-from fdpo.estimators.calibration import calibration
-from fdpo.llm.callbacks import BriefProgress, Seconds, StopOnInterrupt
-from fdpo.llm.config import FDPOConfig
-from fdpo.llm.data import load_preferences, require_room
-from fdpo.llm.evaluate import HELD_OUT_SEED, compare, held_out_prompts
-from fdpo.llm.generation.prompts import read_prompts
-from fdpo.llm.models import fitting_length, load_model, load_tokenizer
-from fdpo.llm.trainer import FDPOTrainer
+from fdpo.cli.program import Run, training_run
+from fdpo.cli.quiet import quiet_libraries
 from fdpo.losses.config import RESETS
-from fdpo.runs.distributed import run_first
-from fdpo.scorers import get_scorer
-from fdpo.tasks import COMMANDS, PRETRAINED
+from fdpo.programs.train_dpo.options import (
+    ALIASES,
+    COMMON,
+    TYPES,
+    DataArguments,
+    PolicyArguments,
+    TrainConfig,
+)
+from fdpo.runs.distributed import is_main_process, run_first
+from fdpo.tasks import COMMANDS
 
-MODEL, SCORER = PRETRAINED / "imdb-gpt2", PRETRAINED / "imdb-sentiment"
-COMMON = (
-    "model_name_or_path", "use_peft", "lora_r", "lora_alpha", "dtype", "output_dir",
-    "learning_rate", "lr_scheduler_type", "num_train_epochs", "max_steps",
-    "per_device_train_batch_size", "gradient_accumulation_steps", "max_length",
-    "precompute_ref_log_probs", "eval_strategy", "save_steps", "logging_steps", "seed", "bf16",
-    "gradient_checkpointing", "use_cpu", "resume_from_checkpoint", "report_to", "push_to_hub",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from datasets import DatasetDict
 
-
-@dataclass
-class DataArguments(preferences.PairingConfig):
-    """Data and evaluation."""
-
-    dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "pairs or scored groups: hub id, file or folder; default: made here"},
-    )
-    dataset_train_split: str = field(default="train", metadata={"help": "split to train on"})
-    dataset_test_split: str = field(default="test", metadata={"help": "split to hold out"})
-    test_share: float = field(
-        default=0.1, metadata={"help": "share of prompts held out where there is no such split"}
-    )
-    eval_prompts: str | None = field(
-        default=None,
-        metadata={
-            "help": "openings to compare on: a .txt file with one a line, or model: its own; "
-            "default: the held-out prompts of --dataset, else model"
-        },
-    )
-    eval_openings: int = field(
-        default=200, metadata={"help": "held-out openings to compare on before and after; 0: none"}
-    )
-    eval_samples: int = field(default=4, metadata={"help": "samples of each opening"})
-    eval_tokens: int = field(default=48, metadata={"help": "longest sample, tokens"})
-    scorers: list[str] = field(
-        default_factory=lambda: [str(SCORER), "vader"],
-        metadata={"help": "rewards to compare: classifiers, vader, package.module:function"},
-    )
-
-
-@dataclass
-class TrainConfig(FDPOConfig):
-    """f-DPO."""
-
-    output_dir: str | None = field(
-        default=None, metadata={"help": "run folder; default: runs/train_dpo-LOSS"}
-    )
-    learning_rate: float = field(default=2e-4, metadata={"help": "peak learning rate of AdamW"})
-    num_train_epochs: float = field(default=1.0, metadata={"help": "passes over the pairs"})
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "pairs per process"})
-    warmup_steps: float = field(default=0.1, metadata={"help": "steps, or a share below 1"})
-    save_steps: float = field(
-        default=0.25, metadata={"help": "checkpoint: steps, or a share below 1"}
-    )
-    save_total_limit: int | None = field(default=1, metadata={"help": "checkpoints to keep"})
-
-    def __post_init__(self) -> None:
-        if self.output_dir is None:
-            name = self.loss if self.alpha is None else f"{self.loss}-{self.alpha:g}"
-            self.output_dir = "runs/train_dpo-" + runs.file_name(name)
-        super().__post_init__()
-
-
-@dataclass
-class PolicyArguments(ModelConfig):
-    """Model."""
-
-    model_name_or_path: str | None = field(
-        default=str(MODEL), metadata={"help": "policy and reference: hub id or folder"}
-    )
-
-
-TYPES = (DataArguments, TrainConfig, PolicyArguments)
-ALIASES = {"dataset": "dataset_name", "model": "model_name_or_path"}
+    from fdpo.llm.trainer import FDPOTrainer
 
 
 def default_groups(model: str) -> str:
@@ -118,23 +43,32 @@ def default_groups(model: str) -> str:
     return str(folder / "groups.jsonl")
 
 
-def load(own: DataArguments, model: str) -> tuple[DatasetDict, str]:
-    """Loads the pairs, or makes them on first use, and says what was made and dropped."""
+def load(args: DataArguments, model: str) -> tuple[DatasetDict, str]:
+    """Loads the pairs, or makes them on first use, and describes those made and dropped."""
+    from fdpo.llm.data import load_preferences
+
     data, counts = load_preferences(
-        own.dataset_name or default_groups(model),
-        own,
-        train_split=own.dataset_train_split,
-        test_split=own.dataset_test_split,
-        test_share=own.test_share,
+        args.dataset_name or default_groups(model),
+        args,
+        train_split=args.dataset_train_split,
+        test_split=args.dataset_test_split,
+        test_share=args.test_share,
     )
     sizes = f"{len(data['train']):,} to train on, {len(data['test']):,} held out"
     return data, f"{preferences.describe(counts)}; {sizes}"
 
 
 def make_trainer(
-    own: DataArguments, training: TrainConfig, model: ModelConfig, data: DatasetDict
+    args: DataArguments, training: TrainConfig, model: PolicyArguments, data: DatasetDict
 ) -> FDPOTrainer:
     """Makes the trainer as TRL's own script does, after checking that the prompts fit."""
+    from trl import get_peft_config, get_quantization_config
+
+    from fdpo.llm.callbacks import use_brief_progress
+    from fdpo.llm.data import require_room
+    from fdpo.llm.models import fitting_length, load_tokenizer
+    from fdpo.llm.trainer import FDPOTrainer
+
     name = model.model_name_or_path
     training.model_init_kwargs = {
         "revision": model.model_revision,
@@ -154,72 +88,122 @@ def make_trainer(
         processing_class=tokenizer,
         peft_config=get_peft_config(model),
         quantization_config=get_quantization_config(model),
-        dataset_name=own.dataset_name,
+        dataset_name=args.dataset_name,
     )
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(BriefProgress())
+    use_brief_progress(trainer)
     return trainer
 
 
-def openings(own: DataArguments, data: DatasetDict, model: str) -> list[str]:
-    """Returns the held-out openings to compare on."""
-    source = own.eval_prompts or ("data" if own.dataset_name else "model")
+def select_prompts(args: DataArguments, data: DatasetDict, model: str) -> list[str]:
+    """Returns the held-out prompts to compare on."""
+    from fdpo.llm.evaluate import held_out_prompts
+    from fdpo.llm.models import load_model, load_tokenizer
+    from fdpo.preferences.prompts import read_prompts
+
+    source = args.eval_prompts or ("data" if args.dataset_name else "model")
     if source == "model":
         known = set(data["train"]["prompt"]) if "prompt" in data["train"].column_names else set()
         language_model, tokenizer = load_model(model), load_tokenizer(model)
-        return held_out_prompts(language_model, tokenizer, own.eval_openings, exclude=known)
+        return held_out_prompts(language_model, tokenizer, args.eval_num_prompts, exclude=known)
     if source != "data":
-        return read_prompts(source)[: own.eval_openings]
+        return read_prompts(source)[: args.eval_num_prompts]
     prompts = data["test"]["prompt"] if "prompt" in data["test"].column_names else []
-    return list(dict.fromkeys(p for p in prompts if isinstance(p, str)))[: own.eval_openings]
+    return list(dict.fromkeys(p for p in prompts if isinstance(p, str)))[: args.eval_num_prompts]
 
 
-def report(
-    own: DataArguments,
-    trainer: FDPOTrainer,
-    reference: str,
-    held_out: list[str],
-    folder: Path,
-    seconds: float,
-) -> None:
-    """Compares the policy with its reference and writes what a reader would look at."""
-    metrics: dict[str, Any] = {"steps": trainer.state.global_step, "train_seconds": seconds}
-    if trainer.eval_dataset is not None:
-        margins, prompts = trainer.held_out_margins()
-        metrics |= calibration(margins, prompts).metrics("pairs_")
-    if not trainer.is_world_process_zero():
-        return
-    if trainer.eval_dataset is not None:
-        both = zip(prompts, margins.tolist(), strict=True)
-        rows = [{"prompt": prompt, "margin": margin} for prompt, margin in both]
-        runs.write_jsonl(folder / "held_out_pairs.jsonl", rows)
-    if held_out:
-        print(f"sampling {len(held_out)} held-out openings before and after", flush=True)
-        comparison = compare(
-            trainer.accelerator.unwrap_model(trainer.model),
-            load_model(reference, trainer.accelerator.device),
-            trainer.processing_class,
-            held_out,
-            {Path(name).name: get_scorer(name) for name in own.scorers},
-            samples=own.eval_samples,
-            max_new_tokens=own.eval_tokens,
-            seed=HELD_OUT_SEED,
-            divergence=trainer.divergence,
-            reference_cache=trainer.args.reference_cache,
+def preparation_notes(trainer: FDPOTrainer, data: DatasetDict) -> list[str]:
+    """Returns a line for each kind of row that TRL changed or left out."""
+    from fdpo.llm.data import count_shortened_prompts
+
+    prepared = [trainer.train_dataset, trainer.eval_dataset]
+    datasets = [dataset for dataset in prepared if dataset is not None]
+    notes = []
+    rows = sum(map(len, data.values()))
+    if left_out := rows - sum(map(len, datasets)):
+        notes.append(f"{left_out:,} pairs are left out: their prompts fill --max_length")
+    shortened = sum(count_shortened_prompts(d, trainer.processing_class) for d in datasets)
+    if shortened:
+        notes.append(
+            f"{shortened:,} of {rows:,} prompts lose their last tokens, which merge with the "
+            "completion's: end prompts on a token boundary to avoid it"
         )
-        metrics |= comparison.metrics() | {"warnings": comparison.warnings()}
-        runs.write_text(folder / "samples.md", comparison.samples())
-        runs.write_jsonl(folder / "samples.jsonl", comparison.rows)
-        print(comparison.samples(3), comparison.table(), sep="\n")
-    runs.write_jsonl(folder / "log.jsonl", trainer.state.log_history)
-    runs.write_json(folder / "metrics.json", metrics)
-    print(f"run folder: {folder}")
+    return notes
+
+
+def compare_samples(
+    args: DataArguments, trainer: FDPOTrainer, reference: str, prompts: list[str], folder: Path
+) -> dict[str, Any]:
+    """Samples policy and reference, writes and prints the comparison, and returns its metrics."""
+    from fdpo.llm.evaluate import HELD_OUT_SEED, SamplingConfig, compare
+    from fdpo.llm.models import load_model
+    from fdpo.scorers import get_scorer
+
+    print(f"sampling {len(prompts)} held-out prompts before and after", flush=True)
+    comparison = compare(
+        trainer.accelerator.unwrap_model(trainer.model),
+        load_model(reference, trainer.accelerator.device),
+        trainer.processing_class,
+        prompts,
+        {Path(name).name: get_scorer(name) for name in args.scorers},
+        SamplingConfig(args.eval_samples, args.eval_tokens, seed=HELD_OUT_SEED),
+        divergence=trainer.divergence,
+        reference_cache=trainer.args.reference_cache,
+    )
+    runs.write_text(folder / "samples.md", comparison.samples())
+    runs.write_jsonl(folder / "samples.jsonl", comparison.rows)
+    print(comparison.samples(3), comparison.table(), sep="\n")
+    return comparison.metrics() | {"warnings": comparison.warnings()}
+
+
+def measure_pairs(trainer: FDPOTrainer, folder: Path) -> dict[str, float]:
+    """Measures accuracy and calibration on the held-out pairs, and writes their margins."""
+    from fdpo.estimators.calibration import calibration
+
+    margins, prompts = trainer.held_out_margins()
+    if trainer.is_world_process_zero():
+        pairs = zip(prompts, margins.tolist(), strict=True)
+        rows = [{"prompt": prompt, "margin": margin} for prompt, margin in pairs]
+        runs.write_jsonl(folder / "held_out_pairs.jsonl", rows)
+    return calibration(margins, prompts).metrics("pairs_")
+
+
+def train(run: Run, args: DataArguments, training: TrainConfig, model: PolicyArguments) -> None:
+    """Trains, evaluates and saves the model of a run."""
+    from fdpo.llm.callbacks import StopOnInterrupt, TrainingClock
+    from fdpo.scorers import get_scorer
+
+    name = model.model_name_or_path
+    for scorer in args.scorers:
+        get_scorer(scorer)  # a wrong name fails before the training
+    data, counts = load(args, name)
+    trainer = make_trainer(args, training, model, data)
+    prompts = select_prompts(args, data, name)
+    notes = preparation_notes(trainer, data)
+    run.start()
+    if is_main_process():
+        print(counts, *notes, sep="\n")
+    trainer.add_callback(interrupt := StopOnInterrupt())
+    trainer.add_callback(clock := TrainingClock())
+    trainer.train(resume_from_checkpoint=run.checkpoint)
+    run.exit_if(interrupt.stopped, trainer.state.global_step)
+    trainer.save_model()
+    trainer.create_model_card(run.folder.name)
+    metrics: dict[str, Any] = {"steps": trainer.state.global_step, "train_seconds": clock.seconds}
+    if trainer.eval_dataset is not None:
+        metrics |= measure_pairs(trainer, run.folder)
+    if is_main_process():
+        if prompts:
+            metrics |= compare_samples(args, trainer, name, prompts, run.folder)
+        runs.write_jsonl(run.folder / runs.LOG, trainer.state.log_history)
+        run.finish(metrics)
+    if training.push_to_hub:
+        trainer.push_to_hub(dataset_name=args.dataset_name)
+    trainer.end()
 
 
 def main() -> None:
-    # TRL sets it under the name that transformers is about to drop.
-    warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
-    own, training, model = arguments.parse(
+    quiet_libraries()
+    args, training, model = arguments.parse(
         TYPES,
         program="train.py",
         presets="train_dpo",
@@ -228,31 +212,12 @@ def main() -> None:
         aliases=ALIASES,
         resets=RESETS,
     )
-    with arguments.usage_errors("train.py"):
-        resume = training.resume_from_checkpoint
-        checkpoint = runs.checkpoint(training.output_dir, resume)
-        options = arguments.resolved(own, training, model)
-        runs.require_free(training.output_dir, options, resume=resume)
-        for scorer in own.scorers:
-            get_scorer(scorer)
-        data, counts = load(own, model.model_name_or_path)
-        trainer = make_trainer(own, training, model, data)
-        held_out = openings(own, data, model.model_name_or_path)
-        folder = runs.prepare(training.output_dir, options, resume=resume)
-    print(counts)
-    trainer.add_callback(interrupt := StopOnInterrupt())
-    trainer.add_callback(clock := Seconds())
-    with runs.recording_nonfinite(folder):
-        trainer.train(resume_from_checkpoint=checkpoint)
-    if interrupt.stopped:
-        print(f"stopped at step {trainer.state.global_step}; --resume_from_checkpoint last goes on")
-        sys.exit(130)
-    trainer.save_model()
-    trainer.create_model_card(folder.name)
-    report(own, trainer, model.model_name_or_path, held_out, folder, clock.seconds)
-    if training.push_to_hub:
-        trainer.push_to_hub(dataset_name=own.dataset_name)
-    trainer.end()
+    options = arguments.resolved(args, training, model)
+    resume = training.resume_from_checkpoint
+    with training_run(
+        "train.py", training.output_dir, options, resume=resume, aliases=ALIASES
+    ) as run:
+        train(run, args, training, model)
 
 
 if __name__ == "__main__":

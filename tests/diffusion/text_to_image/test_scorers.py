@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fdpo.diffusion.text_to_image.feedback import identity, relabelled
 from fdpo.diffusion.text_to_image.load_pairs import load_captioned_pairs
+from fdpo.diffusion.text_to_image.relabel import relabelled, scorer_key
 from fdpo.diffusion.text_to_image.scorers import AestheticsModel, get_image_scorer
 
 Clip = Callable[[str], str]
@@ -92,7 +92,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_pairs_are_labelled_by_a_scorer_that_sees_each_picture_once(
     own: Any, pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fdpo.diffusion.text_to_image.feedback.PART", 6)
+    monkeypatch.setattr("fdpo.diffusion.text_to_image.relabel.PART", 6)
     rows = [json.loads(line) for line in (pair_folder / "train.jsonl").read_text().splitlines()]
     for i in (1, 4):  # the blue one is said to have won
         rows[i]["chosen"], rows[i]["rejected"] = rows[i]["rejected"], rows[i]["chosen"]
@@ -109,16 +109,18 @@ def test_pairs_are_labelled_by_a_scorer_that_sees_each_picture_once(
     assert [len(call) for call in own.calls] == [6, 6, 5]
     again, _ = relabelled(pairs, get_image_scorer(spec), spec, tmp_path / "cache")
     assert again.winners == found.winners and len(own.calls) == 3
-    with pytest.raises(ValueError, match="own_pictures:same: scores both pictures of all 10 pairs"):
+    with pytest.raises(ValueError, match="own_pictures:same: scores both images of all 10 pairs"):
         relabelled(pairs, get_image_scorer("own_pictures:same"), "own_pictures:same", tmp_path)
 
 
 def test_kept_scores_belong_to_the_scorers_code(own: Any, tmp_path: Path, clip: Clip) -> None:
-    before = identity("own_pictures:redness")
-    assert before != identity("own_pictures:same") and before == identity("own_pictures:redness")
+    before = scorer_key("own_pictures:redness")
+    assert before != scorer_key("own_pictures:same") and before == scorer_key(
+        "own_pictures:redness"
+    )
     (tmp_path / "own_pictures.py").write_text(OWN + "\n")
-    assert identity("own_pictures:redness") != before
-    assert identity(f"clip={clip('clip')}") != identity(f"clip={clip('aesthetics')}")
+    assert scorer_key("own_pictures:redness") != before
+    assert scorer_key(f"clip={clip('clip')}") != scorer_key(f"clip={clip('aesthetics')}")
 
 
 def test_wrong_scorers(clip: Clip, tmp_path: Path, own: Any) -> None:

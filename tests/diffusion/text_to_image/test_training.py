@@ -31,7 +31,7 @@ def test_reverse_kl_is_the_published_loss(
     move_policy(trainer)
     loaded = get_batch(trainer)
     loss, metrics = trainer.compute_loss(loaded)
-    dataset: Any = trainer.drawn.pairs
+    dataset: Any = trainer.dataset.pairs
     batch = dataset.encode(loaded)
     schedule = DDPMScheduler.from_config(
         DDPMScheduler.load_config(pipelines(kind), subfolder="scheduler")
@@ -46,11 +46,10 @@ def test_reverse_kl_is_the_published_loss(
         prediction = unet(schedule.add_noise(latents, noise, times), times, **conditions).sample
         return (prediction - target).square().mean(dim=(1, 2, 3))
 
+    assert trainer.reference is not None
+    unets = trainer.policy, trainer.reference.model
     with torch.no_grad():
-        policy, base = (
-            error(unet, "chosen") - error(unet, "rejected")
-            for unet in (trainer.policy, trainer.reference)
-        )
+        policy, base = (error(unet, "chosen") - error(unet, "rejected") for unet in unets)
     published = -logsigmoid(-0.5 * 5000 * (policy - base))
     torch.testing.assert_close(metrics["loss"], published, rtol=2e-3, atol=2e-3)
     assert (policy - base).abs().max() > 1e-4

@@ -43,7 +43,7 @@ def make_trainer(
 
 def get_batch(trainer: DiffusionTrainer, n: int = 4, epoch: int = 0) -> dict[str, Any]:
     """Returns the first pairs of an epoch, collated."""
-    return default_collate([trainer.drawn[epoch, index] for index in range(n)])
+    return default_collate([trainer.dataset[epoch, index] for index in range(n)])
 
 
 def move_policy(trainer: DiffusionTrainer) -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from fdpo.llm.generation.decoder import Decoder, PreallocatedCacheLayer, inference
-from tests.llm.architectures import ALL, model_of
+from fdpo.llm.generation.batches import inference
+from fdpo.llm.generation.decoder import Decoder, PreallocatedCacheLayer
+from tests.llm.architectures import ALL, make_model
 
 PROMPTS = [[5, 9, 2, 7], [3], [8, 1, 4, 4, 6, 2]]
 COPIES = 3
@@ -15,7 +16,7 @@ COPIES = 3
 
 @pytest.fixture(params=ALL)
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
-    return model_of(ALL[request.param])
+    return make_model(ALL[request.param])
 
 
 def tokens(n: int, seed: int) -> torch.Tensor:
@@ -41,10 +42,10 @@ def test_every_copy_grows_as_if_it_were_alone(
         decoder = Decoder(model, PROMPTS, copies=COPIES)
         require_equal(decoder, sequences)
         for step in range(6):
-            if step == 2:  # some leave, one goes on twice
-                kept = torch.tensor([8, 0, 4, 4, 5])
-                decoder.select(kept)
-                sequences = [[*sequences[row]] for row in kept]
+            if step == 2:  # some leave, one continues twice
+                rows = torch.tensor([8, 0, 4, 4, 5])
+                decoder.select(rows)
+                sequences = [[*sequences[row]] for row in rows]
             added = tokens(len(sequences), step)
             decoder.append(added)
             for ids, token in zip(sequences, added.tolist(), strict=True):
@@ -66,7 +67,7 @@ def test_a_prompt_is_run_once_for_its_copies(model: PreTrainedModel) -> None:
 
 
 def test_a_token_joins_those_before_it_in_place() -> None:
-    model = model_of(ALL["gpt2"])
+    model = make_model(ALL["gpt2"])
     places = []
     with inference(model):
         decoder = Decoder(model, PROMPTS, copies=COPIES)

@@ -6,21 +6,10 @@ from functools import cache
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from fdpo.llm.generation.diverse_beams import diverse_beams
-
-VOCAB = {"<end>": 0, "a": 1, "b": 2, "c": 3, "d": 4}
-PROMPTS = ["a", "b a c d b a", "", "c c"]
-END = 0
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    words = Tokenizer(models.WordLevel(VOCAB, unk_token="a"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
+from tests.llm.generation.tiny import END, PROMPTS, VOCAB
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +45,13 @@ def test_one_wide_group_is_exhaustive(
         for ids in itertools.product(range(5), repeat=n)
         if END not in ids[:-1] and (ids[-1] == END or n == 3)
     ]
-    found = diverse_beams(
+    results = diverse_beams(
         model, tokenizer, PROMPTS[:2], groups=1, beams=len(every) + 9, max_new_tokens=3
     )
-    for prompt, beams in zip(PROMPTS, found, strict=False):
+    for prompt, beams in zip(PROMPTS, results, strict=False):
         expected = {ids: log_prob(model, encoded(prompt), ids) for ids in every}
         assert {tuple(beam.ids) for beam in beams} == set(every) and len(beams) == len(every)
-        scores = [beam.log_prob for beam in beams]
+        scores = [beam.log_prob or 0.0 for beam in beams]
         assert scores == sorted(scores, reverse=True)
         for beam in beams:
             assert beam.log_prob == pytest.approx(expected[tuple(beam.ids)], abs=1e-4)
@@ -103,7 +92,7 @@ def test_search_is_as_defined(
     diversity: float,
     batch_size: int,
 ) -> None:
-    found = diverse_beams(
+    results = diverse_beams(
         model,
         tokenizer,
         PROMPTS,
@@ -113,7 +102,7 @@ def test_search_is_as_defined(
         batch_size=batch_size,
         diversity=diversity,
     )
-    for prompt, completions in zip(PROMPTS, found, strict=True):
+    for prompt, completions in zip(PROMPTS, results, strict=True):
         start = encoded(prompt)
         expected = by_definition(model, start, groups, beams, 7, diversity)
         assert [completion.ids for completion in completions] == expected
@@ -129,8 +118,8 @@ def test_no_run_of_tokens_repeats(
     kwargs = {"groups": 3, "max_new_tokens": 9}
 
     def repeated(size: int, **more: int) -> int:
-        found = diverse_beams(model, tokenizer, prompts, **kwargs, **more)
-        texts = [encoded(p) + c.ids for p, row in zip(prompts, found, strict=True) for c in row]
+        results = diverse_beams(model, tokenizer, prompts, **kwargs, **more)
+        texts = [encoded(p) + c.ids for p, row in zip(prompts, results, strict=True) for c in row]
         runs = [Counter(zip(*(ids[i:] for i in range(size)), strict=False)) for ids in texts]
         return max(max(counts.values(), default=0) for counts in runs)
 

@@ -1,4 +1,4 @@
-"""The dataset generator, from its command line: whole runs on a tiny model, and what is refused."""
+"""The program that makes preference data: whole runs on a tiny model, and wrong input."""
 
 import importlib
 import json
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from datasets import DatasetDict, load_dataset
 
-from fdpo.llm.generation.feedback import CompletionArguments
+from fdpo.llm.generation.options import CompletionArguments
 from fdpo.preferences.pairs import Group, make_pairs
 from fdpo.preferences.schema import read_groups, read_pairs
 from fdpo.runs.rows import read_rows, write_rows
@@ -55,21 +55,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 Run = Callable[..., None]
+TEXT_OPTIONS = "model scorer prompts max_new_tokens generation_batch_size completions".split()
 
 
 @pytest.fixture
 def run(program: ModuleType, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the program in an empty folder with a scorer of one's own; options as keywords."""
+    """Runs the program in an empty folder with a custom scorer; options as keywords."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.py").write_text(SCORER)
+    (tmp_path / "custom.py").write_text(SCORER)
     (tmp_path / "prompts.txt").write_text(
         "".join(f"{text[:12]} {i}\n" for i, text in enumerate(TEXTS))
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "own", raising=False)
+    monkeypatch.delitem(sys.modules, "custom", raising=False)
     small = {
         "model": model,
-        "scorer": "own:score",
+        "scorer": "custom:score",
         "prompts": "prompts.txt",
         "max_new_tokens": 5,
         "generation_batch_size": 16,
@@ -119,21 +120,19 @@ def test_the_folder_loads_and_its_card_tells_the_truth(run: Run) -> None:
         assert group["scores"] == [sum(map(ord, text)) % 97 / 10 for text in texts]
 
 
-def test_interrupted_it_goes_on_to_the_same_result(
+def test_an_interrupted_command_resumes_to_the_same_result(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(output_dir="whole", prompts="model", num_prompts=20, prompt_words=1)
-    monkeypatch.delitem(sys.modules, "own")
-    monkeypatch.setenv("STOP", "5")  # one call checks it beforehand, two do so with openings
+    monkeypatch.delitem(sys.modules, "custom")
+    monkeypatch.setenv("STOP", "5")  # two calls check the scorer, with and without prompts
     with pytest.raises(SystemExit) as stopped:
         run(prompts="model", num_prompts=20, prompt_words=1)
-    assert stopped.value.code == 130 and "the same command goes on" in capsys.readouterr().out
-    kept = {path: path.stat().st_mtime_ns for path in Path("out/parts").iterdir()}
-    assert sorted(path.name for path in kept) == ["000000.jsonl", "000001.jsonl", "prompts.jsonl"]
+    assert stopped.value.code == 130 and "the same command resumes" in capsys.readouterr().err
+    parts = sorted(path.name for path in Path("out/parts").iterdir())
+    assert parts == ["000000.jsonl", "000001.jsonl", "prompts.jsonl"]
     monkeypatch.setenv("STOP", "")
-    monkeypatch.setattr(
-        "fdpo.llm.generation.prompts.openings", None
-    )  # kept as well: not sampled again
+    monkeypatch.setattr("fdpo.llm.generation.prompts.sample_prompts", None)  # not sampled again
     run(prompts="model", num_prompts=20, prompt_words=1)
     whole = contents("whole")
     assert contents("out") == whole | {"README.md": whole["README.md"].replace("# whole", "# out")}
@@ -160,7 +159,7 @@ def test_the_seed_decides(run: Run) -> None:
     assert a == b != c
 
 
-def test_a_folder_made_anew_is_not_loaded_from_a_cache(run: Run) -> None:
+def test_a_new_data_set_in_a_folder_is_not_loaded_from_a_cache(run: Run) -> None:
     for seed in (1, 2):
         run(seed=seed)
         pairs = read_pairs("out/train.jsonl") + read_pairs("out/test.jsonl")
@@ -176,7 +175,7 @@ def test_diverse_beams_differ_in_their_first_token(run: Run) -> None:
     assert all(len(set(group.completions)) == 4 for group in groups)
 
 
-def test_openings_of_texts(run: Run) -> None:
+def test_prompts_from_texts(run: Run) -> None:
     write_rows(
         "texts.jsonl.gz", [{"text": f"<br />One{i} two.<br /><br />Three"} for i in range(9)]
     )
@@ -191,20 +190,15 @@ def test_openings_of_texts(run: Run) -> None:
 def test_scores_that_exist(run: Run) -> None:
     groups = [Group(f"p{i}", ["a", "b", "c"], [i, 0.5, 0.5], [False] * 3) for i in range(20)]
     write_rows("scored.jsonl", [group.row() for group in groups])
-    nothing = dict.fromkeys(
-        ("model", "scorer", "prompts", "max_new_tokens", "generation_batch_size", "completions")
-    )
-    run(groups="scored.jsonl", rule="all", output_dir=None, test_size=0, **nothing)
+    unset = dict.fromkeys([*TEXT_OPTIONS, "output_dir"])
+    run(groups="scored.jsonl", rule="all", test_size=0, **unset)
     assert set(contents("runs/dataset-scored")) == {"README.md", "train.jsonl", "groups.jsonl"}
     assert read_pairs("runs/dataset-scored/train.jsonl") == make_pairs(groups, "all")[0]
     assert set(loaded("runs/dataset-scored")) == {"train"}
 
 
 def test_real_scores(run: Run, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    nothing = dict.fromkeys(
-        ("model", "scorer", "prompts", "max_new_tokens", "generation_batch_size", "completions")
-    )
-    run(groups=data_dir / "gpt2_imdb_scored/scored_500.jsonl.gz", **nothing)
+    run(groups=data_dir / "gpt2_imdb_scored/scored_500.jsonl.gz", **dict.fromkeys(TEXT_OPTIONS))
     assert "2,926 pairs made of 2,960 candidates of 500 groups" in capsys.readouterr().out
     assert len(loaded("out")["train"]) + len(loaded("out")["test"]) == 2926
     assert len(loaded("out", "groups")["train"]) == 495
@@ -212,15 +206,15 @@ def test_real_scores(run: Run, data_dir: Path, capsys: pytest.CaptureFixture[str
 
 WRONG = [
     ({"scorer": "nothing"}, "scorer nothing: neither vader"),
-    ({"scorer": "own:absent"}, "own has no 'absent'"),
-    ({"scorer": "own:broken"}, "own:broken: score nan for"),
+    ({"scorer": "custom:absent"}, "custom has no 'absent'"),
+    ({"scorer": "custom:broken"}, "custom:broken: score nan for"),
     ({"model": "./absent"}, "model ./absent: no such folder"),
     ({"model": "."}, "a folder without config.json is no model"),
     ({"prompts": "absent.txt"}, "absent.txt: no such file"),
     ({"prompts": "empty.txt"}, "empty.txt: holds 0 distinct prompts"),
     ({"prompts": "texts.jsonl"}, "texts.jsonl, row 2: no column text; found body"),
     ({"prompts": "no/such-data"}, "prompts no/such-data: neither a file"),
-    ({"num_prompts": 99}, "holds 18 distinct prompts, asked for are 99"),
+    ({"num_prompts": 99}, "holds 18 distinct prompts, but 99 are needed"),
     ({"num_prompts": 0}, "num_prompts must be at least 1, not 0"),
     ({"prompt_words": 3}, "prompt_words has no effect on the prompts of a .txt file"),
     ({"max_new_tokens": 60}, "exceeds the model's context of 64"),
@@ -268,18 +262,31 @@ def test_wrong_groups(
     run: Run, content: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("g.jsonl").write_text(content)
-    nothing = dict.fromkeys(
-        ("model", "scorer", "prompts", "max_new_tokens", "generation_batch_size", "completions")
-    )
     with pytest.raises(SystemExit) as stopped:
-        run(groups="g.jsonl", **nothing)
+        run(groups="g.jsonl", **dict.fromkeys(TEXT_OPTIONS))
     assert stopped.value.code == 2 and f"g.jsonl{message and ''}" in (
         err := capsys.readouterr().err
     )
     assert message in err and not Path("out").exists()
 
 
-def test_upload(run: Run, program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_preset_may_choose_the_modality(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("image.yaml").write_text("modality: image\nnum_groups: 0\n")
+    cases: list[tuple[dict[str, object], str]] = [
+        ({}, "unknown option --max_new_tokens"),
+        (dict.fromkeys(TEXT_OPTIONS), "num_groups must be at least 1, not 0"),
+        ({"modality": "text"}, "image.yaml, line 2: unknown option 'num_groups'"),
+        ({"modality": "sound"}, "--modality: invalid choice: 'sound'"),
+    ]
+    for options, message in cases:
+        with pytest.raises(SystemExit) as stopped:
+            run(config="image.yaml", **options)
+        assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_upload(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, dict[str, Any]]] = []
 
     class Hub:
@@ -289,25 +296,26 @@ def test_upload(run: Run, program: ModuleType, monkeypatch: pytest.MonkeyPatch) 
         def upload_folder(self, **options: Any) -> None:
             calls.append((options.pop("repo_id"), options))
 
-    monkeypatch.setattr(program, "HfApi", Hub)
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     run(push_to_hub="me/pairs")
-    (created, how), (uploaded, what) = calls
-    assert created == uploaded == "me/pairs" and how["repo_type"] == what["repo_type"] == "dataset"
-    assert what["folder_path"] == Path("out")
-    assert what["allow_patterns"] == ["README.md", "*.jsonl", "pictures/*.png"]
+    (created, creation), (uploaded, upload) = calls
+    assert created == uploaded == "me/pairs"
+    assert creation["repo_type"] == upload["repo_type"] == "dataset"
+    assert upload["folder_path"] == Path("out")
+    assert upload["allow_patterns"] == ["README.md", "*.jsonl", "pictures/*.png"]
 
 
 def test_the_preset_is_slic_hf(program: ModuleType) -> None:
     preset = str(ROOT / "fdpo/programs/configs/dataset/imdb.yaml")
-    source, how, own = program.arguments.parse(
+    source, method, args = program.arguments.parse(
         (program.SourceArguments, CompletionArguments, program.DatasetArguments),
         ["--config", preset],
         program="main.py",
     )
     assert (source.model, source.scorer) == ("lvwerra/gpt2-imdb", "lvwerra/distilbert-imdb")
     assert source.scorer_logit and source.prompt_words == 0
-    assert (how.method, how.completions, how.max_new_tokens) == ("diverse_beams", 6, 256)
-    assert (own.rule, own.k, own.k_top) == ("top_bottom", 3, 4)
+    assert (method.method, method.completions, method.max_new_tokens) == ("diverse_beams", 6, 256)
+    assert (args.rule, args.k, args.k_top) == ("top_bottom", 3, 4)
 
 
 @pytest.mark.slow
@@ -317,7 +325,7 @@ def test_two_processes_give_what_one_gives(run: Run, model: str) -> None:
         sys.executable,
         *"-m torch.distributed.run --nproc_per_node 2 --standalone".split(),
         str(ROOT / "dataset/main.py"),
-        *f"--model {model} --scorer own:score --prompts model --prompt_words 1".split(),
+        *f"--model {model} --scorer custom:score --prompts model --prompt_words 1".split(),
         *"--num_prompts 12".split(),
         *"--max_new_tokens 5 --generation_batch_size 16 --completions 4 --output_dir two".split(),
     ]

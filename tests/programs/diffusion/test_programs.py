@@ -5,24 +5,22 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from fdpo.diffusion import DDPM, Flow, PixelUNet
-from fdpo.diffusion.evaluate import Report
-from fdpo.diffusion.models import load, save
-from fdpo.diffusion.reference_images import reference_images
+from fdpo.diffusion.models import load_image_model, save_image_model
 from fdpo.preferences.schema import read_groups, read_pairs
 from fdpo.runs.rows import read_rows
-from fdpo.tasks.mnist import NONE, DigitClassifier, Judged, judge, save_real_features
+from fdpo.tasks.mnist_classifier import NONE, DigitClassifier, judge, save_real_features
 
 ROOT = Path(__file__).parents[3]
 Program = Callable[[str], ModuleType]
@@ -35,12 +33,13 @@ def run(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ru
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     for name, process in (("ddpm", DDPM()), ("flow", Flow())):
-        save(PixelUNet(block_out_channels=(8, 16), norm_num_groups=4), process, name, half=True)
+        model = PixelUNet(block_out_channels=(8, 16), norm_num_groups=4)
+        save_image_model(model, process, name, half=True)
     classifier = DigitClassifier(width=4, features=8)
-    classifier.head[-1].bias.data[NONE] = -9.0  # what is sampled here counts as digits
+    classifier.head[-1].bias.data[NONE] = -9.0  # every sample counts as a digit
     classifier.save_pretrained("classifier")
-    pictures = torch.rand(40, 1, 28, 28) * 2 - 1
-    save_real_features("classifier", judge(classifier, pictures), torch.arange(40) % 10)
+    images = torch.rand(40, 1, 28, 28) * 2 - 1
+    save_real_features("classifier", judge(classifier, images), torch.arange(40) % 10)
 
     def command(path: str, *options: object) -> None:
         monkeypatch.setattr(sys, "argv", [Path(path).name, *map(str, options)])
@@ -62,7 +61,7 @@ MAKE = (
 
 @pytest.mark.parametrize("model", ["ddpm", "flow"])
 @pytest.mark.parametrize("rank", [0, 2])
-def test_from_pictures_to_a_run_folder(
+def test_from_samples_to_a_run_folder(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, rank: int
 ) -> None:
     run("dataset/main.py", *MAKE, "--output_dir", "pairs")
@@ -79,8 +78,8 @@ def test_from_pictures_to_a_run_folder(
     assert json.loads((out / "run.json").read_text())["options"]["alpha"] == 0.5
     for name in ("samples.png", "histogram.png"):
         assert Image.open(out / name).size[0] > 500
-    policy, process = load(str(out))
-    base, same = load(model)
+    policy, process = load_image_model(str(out))
+    base, same = load_image_model(model)
     assert type(process) is type(same) and type(policy) is type(base)
     moved = {
         name
@@ -104,42 +103,7 @@ def test_from_pictures_to_a_run_folder(
     assert again["share"] == metrics["share"] and again["base_share"] == metrics["base_share"]
 
 
-def test_a_reference_is_sampled_once_for_all_that_compare_with_it(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model, other = (PixelUNet(block_out_channels=(8, 16), norm_num_groups=4) for _ in range(2))
-    given: dict[str, Any] = {"model": model, "process": Flow(), "n": 3, "steps": 2}
-    fresh = reference_images(**given, folder="off")
-    kept = str(tmp_path)
-    assert torch.equal(reference_images(**given, folder=kept), fresh)
-    [file] = tmp_path.iterdir()
-    save_file({"pictures": fresh + 1}, file)
-    assert torch.equal(reference_images(**given, folder=kept), fresh + 1)  # read, not drawn again
-    for change in ({"process": DDPM()}, {"n": 4}, {"steps": 3}, {"seed": 5}, {"model": other}):
-        fresh = reference_images(**given | change, folder="off")
-        assert torch.equal(reference_images(**given | change, folder=kept), fresh)
-    assert len(list(tmp_path.iterdir())) == 6
-
-
-def shown(features: torch.Tensor) -> Report:
-    """A report on samples with these features, every one of which shows a 3."""
-    n = len(features)
-    logits = torch.eye(11)[[3] * n]
-    return Report(torch.empty(n, 1, 28, 28), Judged(logits, features, torch.ones(n).bool()))
-
-
-def test_diversity_does_not_depend_on_the_number_of_samples() -> None:
-    real = torch.tensor([[6.0, 0, 0], [4.0, 0, 0]])
-    spread = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
-    few, many = (shown(spread[:n] + real.mean(0)).diversity(3, real) for n in (400, 4000))
-    assert few is not None and many is not None
-    assert abs(few.value - many.value) < 4 * (few.error + many.error) and 2.5 < many.value < 3
-    alike = shown(torch.ones(100, 3)).diversity(3, real)
-    assert alike is not None and alike[:2] == pytest.approx((1, 0), abs=1e-6)
-    assert shown(spread[:99]).diversity(3, real) is None  # less than two blocks
-    assert shown(spread).diversity(4, real) is None
-
-
-def test_picture_sets_rank_what_was_sampled(run: Run, tmp_path: Path) -> None:
+def test_image_data_sets_rank_the_samples(run: Run, tmp_path: Path) -> None:
     run("dataset/main.py", *MAKE, "--output_dir", "pairs", "--rule", "best_worst", "--target", 7)
     groups = read_groups("pairs/groups.jsonl")
     assert len(groups) == 3 and all(len(group.completions) == 4 for group in groups)
@@ -156,26 +120,24 @@ def test_picture_sets_rank_what_was_sampled(run: Run, tmp_path: Path) -> None:
     assert before == {path.name: path.read_bytes() for path in Path("pairs/pictures").iterdir()}
 
 
-def test_an_interrupted_run_goes_on_to_the_same_weights(run: Run) -> None:
+def test_an_interrupted_run_resumes_to_the_same_weights(run: Run) -> None:
     run("dataset/main.py", *MAKE, "--output_dir", "pairs")
     options = (
         "--model", "ddpm", "--data", "pairs", *SMALL, "--eval_samples", 0,
         "--checkpointing_steps", 2, "--max_train_steps", 4, "--checkpoints_total_limit", 2,
     )  # fmt: skip
     run("diffusion/train.py", *options, "--output_dir", "whole")
-    run("diffusion/train.py", *options, "--output_dir", "parted")
+    run("diffusion/train.py", *options, "--output_dir", "parts")
     for name in ("metrics.json", "checkpoint-4/trainer_state.json"):
-        Path("parted", name).unlink()
-    run(
-        "diffusion/train.py", *options, "--output_dir", "parted", "--resume_from_checkpoint", "last"
+        Path("parts", name).unlink()
+    run("diffusion/train.py", *options, "--output_dir", "parts", "--resume_from_checkpoint", "last")
+    whole, parts = (
+        load_file(f"{name}/diffusion_pytorch_model.safetensors") for name in ("whole", "parts")
     )
-    whole, parted = (
-        load_file(f"{name}/diffusion_pytorch_model.safetensors") for name in ("whole", "parted")
-    )
-    assert all(torch.equal(whole[name], parted[name]) for name in whole)
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_digits_of_scikit_learn_and_of_mnist_are_pairs(run: Run, data_dir: Path) -> None:
+def test_scikit_learn_and_mnist_give_pairs(run: Run, data_dir: Path) -> None:
     for name, options in (
         ("digits", ("--data", "digits")),
         ("mnist", ("--data", "mnist", "--data_root", data_dir / "mnist")),
@@ -193,14 +155,14 @@ WRONG = [
     (("--target", 10), "--target must be a digit from 0 to 9, got 10"),
     (("--kappa", 0), "--kappa must be finite and above 0"),
     (("--beta", -1), "--beta must be a finite number above 0"),
-    (("--loss", "kl"), "no loss 'kl'; there are sigmoid"),
+    (("--loss", "kl"), "loss 'kl'; .* sigmoid"),
     (("--data", "mnist"), "--data mnist needs --data_root DIR"),
     (("--data", "mnist", "--data_root", "nowhere"), "--data_root nowhere: no MNIST there"),
     (("--data", "digits", "--data_root", "x"), "--data_root has no effect without --data mnist"),
     (("--data", "nowhere"), "nowhere: no such folder"),
     (("--data", "wide"), "chosen/0.png: has 32 x 32 pixels, the model 28 x 28"),
-    (("--data", "odd"), "2 pictures in chosen/, 1 in rejected/"),
-    (("--data", "torn"), "chosen/0.png: cannot be read as a picture"),
+    (("--data", "odd"), "2 images in chosen/, 1 in rejected/"),
+    (("--data", "torn"), "chosen/0.png: cannot be read as an image"),
     (("--data", "mnist", "--data_root", "torn"), "train-images-idx3-ubyte.gz: not a gzip file"),
     (("--model", "./nowhere"), "model ./nowhere: no such folder"),
     (("--model", "bare"), "model bare: no weights in this folder"),
@@ -225,7 +187,8 @@ def wrong_folders() -> None:
             write_image(f"{folder}/{side}/{name}.png", torch.zeros(1, size, size))
     for name in ("chosen/0.png", "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"):
         Path("torn", name).write_bytes(b"torn")
-    save(PixelUNet(32, block_out_channels=(8, 16), norm_num_groups=4), DDPM(), "large")
+    large = PixelUNet(32, block_out_channels=(8, 16), norm_num_groups=4)
+    save_image_model(large, DDPM(), "large")
     Path("bare").mkdir()
     Path("bare/config.json").write_text(Path("ddpm/config.json").read_text())
 
@@ -252,7 +215,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "runs").exists()
 
 
-def test_options_of_text_and_pictures_do_not_mix(
+def test_options_of_text_and_images_do_not_mix(
     run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "preset.yaml").write_text("modality: image\n")
@@ -284,3 +247,24 @@ def test_a_sweep_of_real_runs_checks_its_rate_and_fills_a_table(
     (row,) = read_rows("out/table.parquet")
     assert row["learning_rate"] == 1e-3 and row["kappa"] == 20
     assert {"share", "path_kl", "commit"} <= row.keys() and row["steps"] == 3
+
+
+LIGHT = """
+import importlib, sys
+for program in ("train", "evaluate", "sample", "pretrain"):
+    main = importlib.import_module(f"fdpo.programs.diffusion.{program}").main
+    for arguments in (["--help"], ["--sampling_steps", "0"], ["--max_train_steps", "many"]):
+        sys.argv = [program, *arguments]
+        try:
+            main()
+        except SystemExit as stop:
+            assert stop.code == (0 if arguments == ["--help"] else 2), (program, arguments)
+print({"accelerate", "diffusers", "peft", "torchvision", "matplotlib"} & set(sys.modules))
+"""
+
+
+def test_help_and_usage_errors_import_no_heavy_library() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines()[-1] == "set()", done.stderr

@@ -1,4 +1,4 @@
-"""The program that compares a trained model with its reference, and its held-out pairs."""
+"""The program that compares a trained model with its reference, on samples and held-out pairs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 
 from fdpo import get_divergence
 from fdpo.estimators.calibration import calibration
-from fdpo.llm.generation.sampling import completion_log_probs
+from fdpo.llm.generation.scores import completion_log_probs
 from fdpo.llm.models import load_model, load_tokenizer
 
 ROOT = Path(__file__).parents[3]
 LOSS = {"loss": "alpha", "alpha": 0.5, "beta": 0.3, "tail": 10.0, "match_curvature": True}
-SMALL = ("--openings", 3, "--samples", 2, "--max_new_tokens", 6, "--scorers", "vader")
+SMALL = ("--num_prompts", 3, "--samples", 2, "--max_new_tokens", 6, "--scorers", "vader")
 Run = Callable[..., None]
 
 
@@ -49,7 +49,7 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
-def test_figures_of_samples_and_of_held_out_pairs(
+def test_metrics_of_samples_and_of_held_out_pairs(
     evaluate: Run,
     policy: Path,
     tiny_model: Path,
@@ -63,17 +63,17 @@ def test_figures_of_samples_and_of_held_out_pairs(
     ]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     evaluate("--model", policy, *SMALL, "--pairs", pairs, "--output_dir", "out")
-    found = json.loads((tmp_path / "out/evaluation.json").read_text())
-    assert found["trained_divergence"] == pytest.approx(found["alpha_0.5"])
+    metrics = json.loads((tmp_path / "out/evaluation.json").read_text())
+    assert metrics["trained_divergence"] == pytest.approx(metrics["alpha_0.5"])
     both = {"vader", "entropy", "distinct_2", "self_bleu", "vendi_score"}
     one = {"reverse_kl", "reverse_kl_rao_blackwell", "forward_kl", "js", "jeffreys"}
     names = one | both | {f"base_{name}" for name in both}
-    assert all(math.isfinite(found[name]) and found[f"{name}_se"] >= 0 for name in names)
+    assert all(math.isfinite(metrics[name]) and metrics[f"{name}_se"] >= 0 for name in names)
     printed = capsys.readouterr().out
     assert "16 held-out pairs: accuracy" in printed
-    assert printed.count("\n! ") == len(found["warnings"])
+    assert printed.count("\n! ") == len(metrics["warnings"])
 
-    # What the program found by the trainer, from the formula and tokens of our own.
+    # The program asks the trainer; here is the formula, with tokens from the tokenizer.
     tokenizer = load_tokenizer(str(tiny_model))
     models = load_model(str(policy)), load_model(str(tiny_model))
     ratios = []
@@ -84,30 +84,32 @@ def test_figures_of_samples_and_of_held_out_pairs(
             + [tokenizer.eos_token_id] * (not row.get(f"{side}_truncated"))
             for row, start in zip(rows, starts, strict=True)
         ]
-        own, base = (completion_log_probs(model, starts, ends).log_probs for model in models)
-        ratios.append(own - base)
+        policy_values, base = (
+            completion_log_probs(model, starts, ends).log_probs for model in models
+        )
+        ratios.append(policy_values - base)
     margins = 0.3 * get_divergence("alpha", alpha=0.5).difference(*ratios)
     expected = calibration(margins).metrics("pairs_")
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
-def test_references_samples_are_kept_unless_they_are_not_to_be(
+def test_samples_of_the_reference_are_cached_unless_the_cache_is_off(
     evaluate: Run, policy: Path, tmp_path: Path
 ) -> None:
-    given = ("--model", policy, *SMALL, "--reference_cache", "kept")
+    given = ("--model", policy, *SMALL, "--reference_cache", "cache")
     evaluate(*given, "--output_dir", "first")
-    [kept] = (tmp_path / "kept").iterdir()
-    before = kept.stat().st_mtime_ns
+    [cached] = (tmp_path / "cache").iterdir()
+    before = cached.stat().st_mtime_ns
     evaluate(*given, "--output_dir", "second")
     evaluate("--model", policy, *SMALL, "--reference_cache", "off", "--output_dir", "third")
-    assert kept.stat().st_mtime_ns == before and not (tmp_path / "off").exists()
+    assert cached.stat().st_mtime_ns == before and not (tmp_path / "off").exists()
     first, *others = (
         (tmp_path / name / "samples.jsonl").read_text() for name in ("first", "second", "third")
     )
     assert others == [first, first]
 
 
-def test_what_pairs_need(
+def test_wrong_options_are_one_line_and_leave_nothing(
     evaluate: Run,
     policy: Path,
     tiny_model: Path,

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fdpo.llm.generation.sampling import completion_log_probs, prompt_ids
+from fdpo.llm.generation.scores import completion_log_probs
+from fdpo.llm.generation.tokens import prompt_ids
 from fdpo.runs.rows import read_rows
 from fdpo.tasks.imdb import gpt2_from_scratch, train_tokenizer
 
@@ -60,7 +61,8 @@ def test_samples_are_printed_and_written(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--prompt", "a", "--openings", "3"), "prompt and openings exclude each other"),
+        (("--prompt", "a", "--num_prompts", "3"), "prompt and num_prompts exclude each other"),
+        (("--prompt", "a", "--openings", "3"), "prompt and num_prompts exclude each other"),
         (("--prompts", "a.jsonl"), "a .txt file with a prompt a line is needed"),
         (("--prompts", "absent.txt"), "absent.txt: no such file"),
         (("--samples", "0"), "must be above 0"),

@@ -1,4 +1,4 @@
-"""The training program as its users meet it: a whole run, resuming, and every wrong input."""
+"""The training program: a whole run, resuming, quiet output, and every wrong input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Run = Callable[..., None]
 
 @pytest.fixture
 def train(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs train.py in a folder of its own with the tiny model and the given options."""
+    """Runs train.py in a temporary folder with the tiny model and the given options."""
     program = importlib.import_module("fdpo.programs.train_dpo.train")
     monkeypatch.chdir(tmp_path)
 
@@ -78,27 +78,27 @@ def test_a_run_leaves_what_its_folder_promises(
     assert re.search(r"reverse_kl +\S+ ± \S+", printed)
 
 
-def test_an_interrupted_run_goes_on_to_the_same_weights(
-    train: Run, pairs: Path, tmp_path: Path
-) -> None:
-    options = ("--dataset", pairs, "--loss", "jsd", *SMALL, "--eval_openings", 0)
+def test_a_resumed_run_has_the_same_weights(train: Run, pairs: Path, tmp_path: Path) -> None:
+    options = ("--dataset", pairs, "--loss", "jsd", *SMALL, "--eval_num_prompts", 0)
     train(*options, "--output_dir", "whole", "--save_steps", 2, "--save_total_limit", 3)
-    train(*options, "--output_dir", "parted", "--save_steps", 2, "--save_total_limit", 3)
+    train(*options, "--output_dir", "resumed", "--save_steps", 2, "--save_total_limit", 3)
     for name in ("metrics.json", "model.safetensors"):
-        (tmp_path / "parted" / name).unlink()
-    for file in (tmp_path / "parted" / "checkpoint-4").iterdir():
+        (tmp_path / "resumed" / name).unlink()
+    for file in (tmp_path / "resumed" / "checkpoint-4").iterdir():
         file.unlink()
-    state = tmp_path / "parted/checkpoint-2/trainer_state.json"
-    kept = json.loads(state.read_text())
-    kept["stateful_callbacks"]["Seconds"]["attributes"]["seconds"] += 1000
-    state.write_text(json.dumps(kept))
+    state = tmp_path / "resumed/checkpoint-2/trainer_state.json"
+    saved = json.loads(state.read_text())
+    clock = saved["stateful_callbacks"].pop("TrainingClock")
+    clock["attributes"]["seconds"] += 1000
+    saved["stateful_callbacks"]["Seconds"] = clock  # as version 0.1 wrote it
+    state.write_text(json.dumps(saved))
     train(
-        *options, "--output_dir", "parted", "--save_steps", 2, "--save_total_limit", 3,
+        *options, "--output_dir", "resumed", "--save_steps", 2, "--save_total_limit", 3,
         "--resume_from_checkpoint", "last",
     )  # fmt: skip
-    whole, parted = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "parted"))
-    assert all((whole[name] == parted[name]).all() for name in whole)
-    metrics = json.loads((tmp_path / "parted/metrics.json").read_text())
+    whole, resumed = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "resumed"))
+    assert all((whole[name] == resumed[name]).all() for name in whole)
+    metrics = json.loads((tmp_path / "resumed/metrics.json").read_text())
     assert 1000 < metrics["train_seconds"] < 1600  # with those of the first part
 
 
@@ -107,9 +107,34 @@ def test_a_loss_on_the_command_line_discards_the_alpha_of_a_preset(
 ) -> None:
     preset = tmp_path / "preset.yaml"
     preset.write_text(f"loss: alpha\nalpha: 0.3\ndataset: {pairs}\nlearning_rate: 1e-4\n")
-    train("--config", preset, "--loss", "jsd", "--eval_openings", 0, "--max_steps", 1)
+    train("--config", preset, "--loss", "jsd", "--eval_num_prompts", 0, "--max_steps", 1)
     options = json.loads((tmp_path / "runs/train_dpo-jsd/run.json").read_text())["options"]
     assert (options["loss"], options["alpha"], options["learning_rate"]) == ("jsd", None, 1e-4)
+
+
+def test_prompts_that_merge_with_completions_are_counted_in_one_line(
+    train: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"prompt": f"{'the film ' * i}the fi", "chosen": "lm was fine", "rejected": "lm was bad"}
+        for i in range(3)
+    ]
+    rows += [{"prompt": f"the film {i}", "chosen": " a", "rejected": " b"} for i in range(3)]
+    data = write(tmp_path / "data.jsonl", rows)
+    train("--dataset", data, "--test_share", 0, "--eval_num_prompts", 0, "--max_steps", 1)
+    printed = capfd.readouterr()
+    assert "3 of 6 prompts lose their last tokens" in printed.out
+    assert "not a prefix" not in printed.out + printed.err
+
+
+@pytest.mark.parametrize("option", ["--eval_num_prompts", "--eval_openings"])
+def test_the_old_name_of_an_option_still_works(
+    train: Run, pairs: Path, tmp_path: Path, option: str
+) -> None:
+    train("--dataset", pairs, option, 0, "--max_steps", 1, "--output_dir", "out")
+    options = json.loads((tmp_path / "out/run.json").read_text())["options"]
+    assert options["eval_num_prompts"] == 0 and "eval_openings" not in options
+    assert not (tmp_path / "out/samples.md").exists()
 
 
 GROUP = {"prompt": "the film", "completions": [" was fine", " was bad"], "scores": [1.0, -1.0]}
@@ -196,7 +221,7 @@ def test_a_model_folder_without_weights(
 def test_a_folder_that_holds_another_run(
     train: Run, pairs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--dataset", pairs, "--eval_openings", 0, "--max_steps", 1, "--output_dir", "out")
+    options = ("--dataset", pairs, "--eval_num_prompts", 0, "--max_steps", 1, "--output_dir", "out")
     train(*options)
     refused(train, capsys, "--output_dir out already holds a run", *options)
     changed = (*options, "--beta", 0.5, "--resume_from_checkpoint", "last")

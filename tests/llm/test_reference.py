@@ -1,4 +1,4 @@
-"""The reference's log-probabilities on disk: computed once, for all runs that ask for the same."""
+"""The reference: log-probabilities and samples that all runs with the same one share on disk."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from peft import LoraConfig
 
 from fdpo.llm.config import FDPOConfig
 from fdpo.llm.generation import reference_samples
-from fdpo.llm.generation.sampling import Completion, sample
+from fdpo.llm.generation.sampling import sample
 from fdpo.llm.models import load_model, load_tokenizer
 from fdpo.llm.trainer import FDPOTrainer
+from fdpo.preferences.generate import Completion
 from fdpo.runs.cache import ReferenceCache
 
 KEYS = torch.tensor([[1, 2], [3, 4], [5, -6]])
@@ -33,7 +34,7 @@ def test_files_of_several_processes_add_up(tmp_path: Path) -> None:
     assert ReferenceCache(folder).get(torch.tensor([[7, 7]])).isnan().all()
 
 
-def test_what_is_not_finite_is_not_kept(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_not_cached(tmp_path: Path) -> None:
     cache = ReferenceCache(tmp_path)
     cache.add(KEYS, torch.tensor([-1.0, float("nan"), float("-inf")]))
     assert cache.get(KEYS).isnan().tolist() == [False, True, True]
@@ -47,21 +48,21 @@ def test_a_torn_file_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 @pytest.fixture
 def train(tiny_model: Path, pair_rows: list[dict[str, str]], tmp_path: Path) -> Any:
-    """Trains the tiny model; returns its losses and how many batches the reference was run on."""
+    """Trains the tiny model; returns its losses and the number of batches the reference ran."""
 
     def run(name: str, peft: bool = False, **options: Any) -> tuple[list[float], int]:
         small = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "logging_steps": 1}
-        kept = {"reference_cache": str(tmp_path / "cache"), "save_strategy": "no"}
+        cached = {"reference_cache": str(tmp_path / "cache"), "save_strategy": "no"}
         trainer = FDPOTrainer(
             str(tiny_model),
-            FDPOConfig(str(tmp_path / name), **{**small, **kept, **options}),
+            FDPOConfig(str(tmp_path / name), **{**small, **cached, **options}),
             train_dataset=Dataset.from_list(pair_rows),
             peft_config=LORA if peft else None,
         )
-        runs, compute = [], trainer._reference_sums
-        trainer._reference_sums = lambda *a: runs.append(1) or compute(*a)  # type: ignore
+        batches, compute = [], trainer.reference.compute
+        trainer.reference.compute = lambda *a: batches.append(1) or compute(*a)  # type: ignore
         trainer.train()
-        return [row["loss"] for row in trainer.state.log_history if "loss" in row], len(runs)
+        return [row["loss"] for row in trainer.state.log_history if "loss" in row], len(batches)
 
     return run
 
@@ -77,9 +78,9 @@ def test_a_sweep_runs_the_reference_once(train: Any, tmp_path: Path, peft: bool)
         "accumulation": {"gradient_accumulation_steps": 2},
     }
     for name, options in others.items():
-        kept, runs = train(name, peft, **options)
+        cached, batches = train(name, peft, **options)
         plain, _ = train(f"{name}-off", peft, **options, reference_cache="off")
-        assert runs == 0 and kept == pytest.approx(plain, rel=1e-5, abs=1e-6), name
+        assert batches == 0 and cached == pytest.approx(plain, rel=1e-5, abs=1e-6), name
     assert train("bf16", peft, bf16=True)[1] == 4
     assert train("shorter", peft, max_length=8)[1] > 0
     assert len(list((tmp_path / "cache").iterdir())) == 2  # fp32 and bf16
@@ -98,34 +99,34 @@ def test_another_reference_has_another_folder(
     trainer = FDPOTrainer(
         str(tiny_model), args, ref_model=other, train_dataset=Dataset.from_list(pair_rows)
     )
-    assert trainer.reference_cache is not None and len(trainer.reference_cache) == 0
+    assert trainer.reference.cache.enabled and len(trainer.reference.cache) == 0
 
 
-def test_its_samples_are_drawn_once(
+def test_its_samples_are_cached(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that are read are those that were drawn; another seed or other weights draw anew."""
+    """Cached samples equal new ones; another seed or other weights sample again."""
     model, tokenizer = load_model(str(tiny_model)), load_tokenizer(str(tiny_model))
     prompts, options = [" the film", " I"], {"samples": 16, "max_new_tokens": 40, "seed": 1}
     plain = sample(model, tokenizer, prompts, **options)
-    draws = []
+    calls = []
 
     def counted(*args: Any, **kwargs: Any) -> list[list[Completion]]:
-        draws.append(1)
+        calls.append(1)
         return sample(*args, **kwargs)
 
     monkeypatch.setattr(reference_samples, "sample", counted)
 
-    def ask(**other: Any) -> list[list[Completion]]:
-        kept = {"folder": str(tmp_path), **options, **other}
-        return reference_samples.reference_samples(model, tokenizer, prompts, **kept)
+    def cached(**other: Any) -> list[list[Completion]]:
+        given = {"folder": str(tmp_path), **options, **other}
+        return reference_samples.reference_samples(model, tokenizer, prompts, **given)
 
-    assert ask() == ask() == plain and len(draws) == 1
+    assert cached() == cached() == plain and len(calls) == 1
     assert {completion.truncated for row in plain for completion in row} == {False, True}
-    ask(seed=2)
+    cached(seed=2)
     with torch.no_grad():
         model.transformer.wte.weight[0, 0] += 1e-3
-    ask()
-    assert len(draws) == 3
-    ask(folder="off")
+    cached()
+    assert len(calls) == 3
+    cached(folder="off")
     assert len(list(tmp_path.iterdir())) == 3

@@ -1,0 +1,58 @@
+"""Quiet terminals: no library warnings that a user cannot act on, no bars that only flash."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from functools import cache, partialmethod
+
+from tqdm import tqdm
+
+BAR_DELAY = 2.0
+"""Seconds that a step takes before its progress bar appears."""
+
+SHORTENED_PROMPT = "The tokenized prompt is not a prefix of the tokenized prompt+completion"
+"""TRL's warning of a prompt whose last tokens merge with the completion's; programs count them."""
+
+LOGGED = {
+    "trl.trainer.dpo_trainer": (SHORTENED_PROMPT,),
+    "transformers.trainer_utils": ("The tokenizer has new PAD/BOS/EOS tokens",),
+    "transformers.modeling_utils": ("`loss_type=None` was set in the config",),
+    "transformers.modeling_layers": ("Caching is incompatible with gradient checkpointing",),
+    "transformers.tokenization_utils_base": ("Token indices sequence length is longer than",),
+}
+"""Messages that loggers drop, by their beginnings."""
+
+WARNED = (
+    (".*gradient_checkpointing", FutureWarning),  # TRL sets it under its former name
+    (".*fan_in_fan_out is set to", UserWarning),  # PEFT corrects it itself
+)
+"""Warnings that are ignored: a regular expression and the category."""
+
+
+class DropMessages(logging.Filter):
+    """A filter that drops messages by their beginnings.
+
+    Arguments:
+        beginnings: The beginnings.
+    """
+
+    def __init__(self, beginnings: tuple[str, ...]) -> None:
+        super().__init__()
+        self.beginnings = beginnings
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(self.beginnings)
+
+
+@cache
+def quiet_libraries() -> None:
+    """Drops known messages of libraries, and shows progress bars of long steps only.
+
+    Programs call it first, because options warn too; the library itself never does.
+    """
+    for name, beginnings in LOGGED.items():
+        logging.getLogger(name).addFilter(DropMessages(beginnings))
+    for message, category in WARNED:
+        warnings.filterwarnings("ignore", message, category)
+    tqdm.__init__ = partialmethod(tqdm.__init__, delay=BAR_DELAY)  # also in its subclasses

@@ -1,0 +1,62 @@
+"""Tokens of prompts and completions: encoding, decoding, end tokens, room in the context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from fdpo.preferences.generate import Completion
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+    """Tokenises prompts; an empty one becomes the begin token, where every text starts."""
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return [tokenizer(prompt)["input_ids"] or [start] for prompt in prompts]
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Returns the tokens that end a text: the tokenizer's and the generation config's."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    several = configured if isinstance(configured, list) else [configured]
+    return {token for token in (tokenizer.eos_token_id, *several) if token is not None}
+
+
+def decode_completion(
+    tokenizer: PreTrainedTokenizerBase,
+    start: list[int],
+    ids: list[int],
+    log_prob: float,
+    ends: set[int],
+) -> Completion:
+    """Returns the completion of the ids that were generated after the prompt's ids ``start``."""
+    truncated = ids[-1] not in ends
+    visible = ids if truncated else ids[:-1]
+    # The text that the ids add to the prompt's: some tokenizers drop the space of a first token.
+    kwargs = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    before, whole = tokenizer.decode(start, **kwargs), tokenizer.decode(start + visible, **kwargs)
+    if whole.startswith(before):
+        text = whole[len(before) :]
+    else:
+        text = tokenizer.decode(visible, **kwargs)
+    return Completion(text, ids, truncated, log_prob)
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """Returns the number of tokens that a model takes, None where it has no limit."""
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def require_room(
+    model: PreTrainedModel, prompts: Sequence[str], ids: list[list[int]], max_new_tokens: int
+) -> None:
+    """Raises `ValueError` if a prompt and its completion exceed the model's context."""
+    context = context_length(model)
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
+    for number, (prompt, tokens) in enumerate(zip(prompts, ids, strict=True), 1):
+        if context is not None and len(tokens) + max_new_tokens > context:
+            raise ValueError(
+                f"prompt {number} ({prompt[:40]!r}) has {len(tokens)} tokens; with "
+                f"{max_new_tokens} new ones it exceeds the model's context of {context}"
+            )

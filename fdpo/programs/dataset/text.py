@@ -1,0 +1,56 @@
+"""Texts of a language model as preference data, the text modality of dataset/main.py."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+
+from fdpo.cli.arguments import usage_errors
+from fdpo.cli.program import Run
+from fdpo.llm import models
+from fdpo.llm.generation.batches import by_length
+from fdpo.llm.generation.completions import completer, require_usable
+from fdpo.llm.generation.options import CompletionArguments
+from fdpo.llm.generation.prompts import sampled_prompts
+from fdpo.preferences.generate import make_dataset
+from fdpo.preferences.prompts import read_prompts
+from fdpo.programs.dataset.options import DatasetArguments, SourceArguments, plain_provenance
+from fdpo.runs.distributed import partial_state
+from fdpo.scorers import get_scorer
+
+SAMPLED = 200  # prompts that the model samples by default
+
+
+def generate(
+    run: Run, source: SourceArguments, completion: CompletionArguments, args: DatasetArguments
+) -> Counter[str]:
+    """Completes and scores prompts, and writes the data set of their pairs."""
+    device, words = partial_state().device, source.prompt_words or None
+    tokenizer = models.load_tokenizer(source.model)
+    model = models.load_model(source.model, device, source.dtype)
+    scorer = get_scorer(
+        source.scorer, label=source.scorer_label, logit=source.scorer_logit, device=device
+    )
+    sampled = source.prompts == "model"
+    prompts = [""]
+    if not sampled:
+        prompts = read_prompts(source.prompts, source.num_prompts, words=words, seed=args.seed)
+    require_usable(model, tokenizer, prompts, scorer, completion)
+    run.start()
+    if sampled:
+        n, file = source.num_prompts or SAMPLED, run.folder / "parts/prompts.jsonl"
+        with usage_errors("main.py"):
+            prompts = sampled_prompts(model, tokenizer, n, words=words, seed=args.seed, file=file)
+            require_usable(model, tokenizer, prompts, scorer, completion)
+    pairing = args.pairing_options() | {"test_size": args.test_size, "seed": args.seed}
+    return make_dataset(
+        run.folder,
+        prompts,
+        completer(model, tokenizer, completion, args.seed),
+        scorer,
+        parts=list(by_length(prompts, completion.prompts_per_batch)),
+        provenance=plain_provenance(asdict(source) | completion.provenance() | pairing),
+        pairing=args,
+        test_size=args.test_size,
+        seed=args.seed,
+    )

@@ -1,0 +1,63 @@
+"""Library messages that are dropped, and progress bars that appear after a while."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import pytest
+from tqdm import tqdm
+
+from fdpo.cli import quiet
+
+
+@pytest.fixture
+def quiet_terminal() -> Iterator[None]:
+    """Calls quiet_libraries, and restores everything afterwards."""
+    loggers = {name: logging.getLogger(name) for name in quiet.LOGGED}
+    filters = {name: list(logger.filters) for name, logger in loggers.items()}
+    start = tqdm.__init__
+    with warnings.catch_warnings():
+        quiet.quiet_libraries.cache_clear()
+        quiet.quiet_libraries()
+        yield
+    tqdm.__init__ = start
+    quiet.quiet_libraries.cache_clear()
+    for name, logger in loggers.items():
+        logger.filters = filters[name]
+
+
+@pytest.mark.usefixtures("quiet_terminal")
+@pytest.mark.parametrize("name", quiet.LOGGED)
+def test_known_messages_are_dropped_and_others_pass(name: str) -> None:
+    stream = io.StringIO()
+    logger, handler = logging.getLogger(name), logging.StreamHandler(stream)
+    logger.addHandler(handler)
+    try:
+        for beginning in quiet.LOGGED[name]:
+            logger.warning(f"{beginning} and so on")
+        logger.warning("a weight is missing")
+    finally:
+        logger.removeHandler(handler)
+    assert stream.getvalue() == "a weight is missing\n"
+
+
+@pytest.mark.usefixtures("quiet_terminal")
+def test_known_warnings_are_dropped_and_others_pass() -> None:
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.warn("`gradient_checkpointing` is deprecated", FutureWarning, stacklevel=1)
+        warnings.warn("a mistake", UserWarning, stacklevel=1)
+    assert [str(warning.message) for warning in shown] == ["a mistake"]
+
+
+@pytest.mark.usefixtures("quiet_terminal")
+def test_bars_appear_after_a_delay() -> None:
+    delayed, at_once = io.StringIO(), io.StringIO()
+    with tqdm(total=2, file=delayed) as bar:
+        bar.update(2)
+    with tqdm(total=2, file=at_once, delay=0) as bar:
+        bar.update(2)
+    assert delayed.getvalue() == "" and "2/2" in at_once.getvalue()
+    assert bar.delay == 0 and tqdm(total=2, file=delayed).delay == quiet.BAR_DELAY
