@@ -53,7 +53,7 @@ class Program:
         trial: A function from a number of updates to the options of a learning-rate trial.
         trial_metric: The metric in ``log.jsonl`` that is least at the best rate.
         aliases: Other names of its options.
-        former_names: Old names of renamed options, which names and records of runs still hold.
+        former_names: Old names of renamed options, which the names of runs are still made of.
     """
 
     path: Path
@@ -327,8 +327,8 @@ class Sweep:
 
     def write_table(self) -> None:
         """Writes the table of all finished runs in the folder."""
-        new_names = {old: new for new, old in self.program.former_names.items()}
-        write_table(self.root, self.defaults, new_names, self.rates.losses_by_run())
+        losses = self.rates.losses_by_run()
+        write_table(self.root, self.defaults, self.program.aliases, losses)
 
 
 def migrate(root: Path) -> None:

@@ -17,7 +17,7 @@ ALWAYS_SHOWN = (*(option.name for option in fields(LossConfig)), "learning_rate"
 
 
 def write_table(
-    root: Path, defaults: Mapping[str, Any], new_names: Mapping[str, str], losses: Mapping[str, str]
+    root: Path, defaults: Mapping[str, Any], aliases: Mapping[str, str], losses: Mapping[str, str]
 ) -> None:
     """Writes ``table.parquet`` and ``table.csv`` with a row for each finished run, unless none is.
 
@@ -28,14 +28,14 @@ def write_table(
     Arguments:
         root: The sweep's folder.
         defaults: The program's options by default.
-        new_names: The names of renamed options by those in older records.
+        aliases: Other names of options, which older records may hold.
         losses: The losses behind the learning rate of each run.
     """
     import pandas
 
     folders = finished_runs(root)
     records = [runs.read_json(folder / runs.RECORD) for folder in folders]
-    given = [{new_names.get(k, k): v for k, v in one["options"].items()} for one in records]
+    given = [{aliases.get(k, k): v for k, v in one["options"].items()} for one in records]
     varied = [
         name
         for name, default in to_plain(defaults).items()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 
 from fdpo.cli import sweep as sweeps
-from fdpo.programs.train_dpo.train import ALIASES, TYPES
+from fdpo.programs.train_dpo.options import ALIASES, TYPES
 from fdpo.tasks import COMMANDS
 
 TRAIN = sweeps.Program(

@@ -26,7 +26,7 @@ def test_a_sweep_of_real_runs(
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pair_rows))
     options = (
         "--model", tiny_model, "--dataset", "pairs.jsonl", "--scorers", "vader", "--use_cpu",
-        "--per_device_train_batch_size", 4, "--eval_openings", 3, "--eval_samples", 2,
+        "--per_device_train_batch_size", 4, "--eval_num_prompts", 3, "--eval_samples", 2,
         "--eval_tokens", 8, "--test_share", 0.25, "--loss", "jsd", "alpha", "--alpha", 0.5,
         "--match_curvature", "--learning_rates", 1e-3, "--check_steps", 3, "--jobs", 2,
         "--output_dir", "out",
