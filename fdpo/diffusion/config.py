@@ -94,11 +94,11 @@ class DiffusionConfig(LossConfig):
     )
     repeat_draws: int = field(
         default=0,
-        metadata={"help": "epochs with their own times and noise, then repeated; 0: all"},
+        metadata={"help": "epochs of new times and noise, then repeated; 0: all"},
     )
     reference_cache: str | None = field(
         default=None,
-        metadata={"help": "folder of the reference's values, or off; default: ~/.cache/fdpo"},
+        metadata={"help": "folder of reference values, or off; default: ~/.cache/fdpo"},
     )
     output_dir: str | None = field(default=None, metadata={"help": "run folder"})
     max_train_steps: int = field(default=200, metadata={"help": "updates"})

@@ -42,7 +42,7 @@ class Reference:
     ) -> None:
         self.accelerator, self.shares_policy = accelerator, shares_policy
         folder = OFF if has_sharded_weights(accelerator) else cache_folder
-        self.cache = ReferenceCache.open(lambda: self._fingerprint(model), folder)
+        self.cache = ReferenceCache.open(lambda: self._cache_name(model), folder)
 
     def log_probs(self, model: Any, batch: PairBatch) -> Tensor:
         """Returns the log-probabilities of a batch's completions, with shape (N).
@@ -69,7 +69,7 @@ class Reference:
             return nullcontext()
         return use_adapter(model, "ref" if "ref" in model.peft_config else None)
 
-    def _fingerprint(self, model: Any) -> str:
+    def _cache_name(self, model: Any) -> str:
         bare = self.accelerator.unwrap_model(model)
         adapters = set(bare.peft_config) - {"ref"} if isinstance(bare, PeftModel) else set()
         weights = [

@@ -21,7 +21,7 @@ class Colour(Enum):
 
 @dataclass
 class Options:
-    """What the tests set."""
+    """Options of the tests."""
 
     loss: str = field(default="sigmoid", metadata={"help": "name of the loss"})
     alpha: float | None = field(default=None, metadata={"help": "parameter, no unit"})

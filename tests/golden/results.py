@@ -50,7 +50,7 @@ def of_file(work: Workplace, name: str) -> dict[str, Any]:
             one.pop(key, None)
     return {
         "differences": differences(committed, made, exact=False),
-        "totals": {key: totals(made[key]) for key in ("rows", "strengths") if key in made},
+        "totals": {key: totals(made[key]) for key in ("rows", "betas") if key in made},
     }
 
 

@@ -63,7 +63,7 @@ def test_its_measures_are_shares(digits: tuple[Tensor, Tensor]) -> None:
 def test_training_learns_both_kinds(digits: tuple[Tensor, Tensor]) -> None:
     """A few updates tell noise from digits; the same seed gives the same weights."""
     images, labels = digits[0][:400], digits[1][:400]
-    first, second = (train_classifier(images, labels, steps=20, batch_size=32) for _ in range(2))
+    first, second = (train_classifier(images, labels, steps=80, batch_size=32) for _ in range(2))
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
     assert not first.training

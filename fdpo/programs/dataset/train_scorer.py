@@ -112,7 +112,7 @@ def scorer_metrics(folder: str, texts: Sequence[str], labels: Sequence[int]) -> 
     }
 
 
-def load(args: ReviewArguments, texts: list[str], seed: int) -> tuple[Any, Any]:
+def load_classifier(args: ReviewArguments, texts: list[str], seed: int) -> tuple[Any, Any]:
     """Loads the tokenizer and the classifier, or makes both from scratch."""
     from transformers import AutoModelForSequenceClassification
 
@@ -140,7 +140,7 @@ def train(run: Run, args: ReviewArguments, training: ScorerConfig) -> None:
     splits = imdb.load_texts(args.dataset, args.held_out)
     if set(splits.labels.values()) != {0, 1}:
         raise ValueError(f"--dataset {args.dataset}: labels must be 0 and 1")
-    tokenizer, model = load(args, splits.train, training.seed)
+    tokenizer, model = load_classifier(args, splits.train, training.seed)
     run.start()
     labels = [splits.labels[text] for text in splits.train]
     trainer = Trainer(

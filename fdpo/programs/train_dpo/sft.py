@@ -54,7 +54,7 @@ class TextArguments:
     heads: int = field(default=6, metadata={"help": "from scratch: attention heads"})
 
 
-def load(args: TextArguments, texts: list[str], seed: int) -> tuple[Any, Any]:
+def load_language_model(args: TextArguments, texts: list[str], seed: int) -> tuple[Any, Any]:
     """Loads the tokenizer and the model, or makes both from scratch."""
     from fdpo.llm.models import load_model, load_tokenizer
     from fdpo.tasks import imdb
@@ -77,7 +77,7 @@ def train(run: Run, args: TextArguments, training: TrainingArguments) -> None:
     from fdpo.tasks import imdb
 
     splits = imdb.load_texts(args.dataset, args.held_out)
-    tokenizer, model = load(args, splits.train, training.seed)
+    tokenizer, model = load_language_model(args, splits.train, training.seed)
     run.start()
     if is_main_process():
         print(f"{model.num_parameters():,} parameters, {len(splits.train):,} texts to train on")

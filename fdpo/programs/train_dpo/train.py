@@ -43,7 +43,7 @@ def default_groups(model: str) -> str:
     return str(folder / "groups.jsonl")
 
 
-def load(args: DataArguments, model: str) -> tuple[DatasetDict, str]:
+def load_pairs(args: DataArguments, model: str) -> tuple[DatasetDict, str]:
     """Loads the pairs, or makes them on first use, and describes those made and dropped."""
     from fdpo.llm.data import load_preferences
 
@@ -180,7 +180,7 @@ def set_up(
     for scorer in args.scorers:
         get_scorer(scorer)  # a wrong name fails before the training
     name = model.model_name_or_path
-    data, counts = load(args, name)
+    data, counts = load_pairs(args, name)
     trainer = make_trainer(args, training, model, data)
     prompts = select_prompts(args, data, name)
     return trainer, prompts, [counts, *preparation_notes(trainer, data)]
