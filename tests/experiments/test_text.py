@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -93,6 +94,21 @@ def test_samples_are_of_the_same_prompts(results: dict[str, Any]) -> None:
     assert samples["prompts"] == ["p0", "p1", "p2"]
     assert samples["methods"]["jsd"]["beta"] == 1  # 4 nats are nearer to 5 than 12
     assert samples["methods"]["jsd"]["completions"] == samples["reference"]
+
+
+def test_a_sweep_without_samples_has_curves_and_calibration(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        folder = tmp_path / f"runs/jsd-{seed}"
+        write_run(folder, "jsd", 0.1, seed)
+        (folder / "samples.jsonl").unlink()
+    call(text.main, "--sweep", tmp_path, "--output", tmp_path / "text", "--draws", 50)
+    assert {file.name for file in tmp_path.glob("*.json")} == {
+        "text_curves.json",
+        "text_calibration.json",
+    }
+    rows = json.loads((tmp_path / "text_curves.json").read_text())["rows"]
+    assert [row["accuracy"] for row in rows if row["beta"]] == [0.75]
+    assert not any("kl" in row for row in rows)
 
 
 def refused(sweep: Path) -> None:
