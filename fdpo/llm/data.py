@@ -9,7 +9,8 @@ from typing import Any
 from datasets import Dataset, DatasetDict, load_dataset
 from transformers import PreTrainedTokenizerBase
 
-from fdpo.preferences.pairs import Pair, PairingConfig, split_by_prompt
+from fdpo.llm.generation.tokens import decode_text, prompt_ids
+from fdpo.preferences.pairs import SIDES, Pair, PairingConfig, split_by_prompt
 from fdpo.preferences.schema import preferences_from_rows
 from fdpo.runs.hub import is_hub_id
 from fdpo.runs.rows import read_rows
@@ -68,6 +69,36 @@ def as_pairs(data: Any, source: str, pairing: PairingConfig | None = None) -> An
     if isinstance(data, Dataset) and {"completions", "answers"} & set(data.column_names):
         return _dataset(_pairs(data, source, pairing)[0])
     return data
+
+
+def with_sampled_tokens(data: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Returns a tokenised dataset, or a dictionary of datasets, with the tokens that were sampled.
+
+    A text that is tokenised again may give other tokens than those that a model sampled, and its
+    first tokens may merge with the prompt's. Rows with ``chosen_token_ids`` and
+    ``rejected_token_ids`` that the tokenizer decodes to their texts get these as ``chosen_ids`` and
+    ``rejected_ids``, after all tokens of their prompt; other rows stay as they are.
+    """
+    if isinstance(data, dict):
+        return {name: with_sampled_tokens(one, tokenizer) for name, one in data.items()}
+    names = {f"{side}_token_ids" for side in SIDES}
+    if not (isinstance(data, Dataset) and names <= set(data.column_names)):
+        return data
+    return data.map(lambda row: _sampled_tokens(row, tokenizer), desc="Reading sampled tokens")
+
+
+def _sampled_tokens(
+    row: dict[str, Any], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, list[int]]:
+    sampled = {side: row[f"{side}_token_ids"] for side in SIDES}
+    if not isinstance(row.get("prompt"), str) or not all(sampled.values()):
+        return {}
+    [prompt] = prompt_ids(tokenizer, [row["prompt"]])
+    for side, ids in sampled.items():
+        text = row[side].removesuffix(tokenizer.eos_token or "")  # which TRL added
+        if max(ids) >= len(tokenizer) or decode_text(tokenizer, prompt, ids) != text:
+            return {}
+    return {"prompt_ids": prompt, **{f"{side}_ids": ids for side, ids in sampled.items()}}
 
 
 def with_pair_index(data: Any) -> Any:

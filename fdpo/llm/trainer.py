@@ -27,7 +27,7 @@ from fdpo.divergences.base import Divergence
 from fdpo.llm.callbacks import FiniteGradients, SaveReferenceCache
 from fdpo.llm.collator import PairBatch, PairCollator
 from fdpo.llm.config import FDPOConfig
-from fdpo.llm.data import as_pairs, pair_name, with_pair_index
+from fdpo.llm.data import as_pairs, pair_name, with_pair_index, with_sampled_tokens
 from fdpo.llm.forward import model_inputs, packing_obstacle, sum_by_completion, token_log_probs
 from fdpo.llm.loss import pair_losses
 from fdpo.llm.metrics import Means, Mode, PairMetrics, append_pairs, token_metrics
@@ -109,8 +109,11 @@ class FDPOTrainer(DPOTrainer):
             if kwargs.get(name) is not None:
                 kwargs[name] = as_pairs(kwargs[name], name, pairing)
         super().__init__(model, args=args, **kwargs)
-        self.train_dataset = with_pair_index(self.train_dataset)
-        self.eval_dataset = with_pair_index(self.eval_dataset)
+        for name in ("train_dataset", "eval_dataset"):
+            data = getattr(self, name)
+            if isinstance(tokenizer, PreTrainedTokenizerBase):
+                data = with_sampled_tokens(data, tokenizer)
+            setattr(self, name, with_pair_index(data))
         self._pack_rows()
         self.add_callback(FiniteGradients(self))
         self.add_callback(SaveReferenceCache(self))

@@ -88,6 +88,8 @@ The terms of the models and texts named below apply to it.
 - `pairs` (default): `prompt`, `chosen`, `rejected`, their scores, and whether each was truncated
   (`chosen_truncated`, `rejected_truncated`).
 - `groups`: `prompt`, `completions`, `scores`, `truncated`, and the `split` of the prompt.
+- Sampled texts also have their tokens (`chosen_token_ids`, `rejected_token_ids`, `token_ids`),
+  since tokenising a text again may give other tokens.
 
 ## Provenance
 

@@ -135,6 +135,7 @@ def score_completions(
             [completion.text for completion in row],
             [next(scores) for _ in row],
             [completion.truncated for completion in row],
+            token_ids=[completion.ids for completion in row] if row and row[0].ids else None,
         )
         for prompt, row in zip(prompts, completions, strict=True)
     ]

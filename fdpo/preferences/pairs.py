@@ -36,6 +36,7 @@ class Group:
         scores: The score of each completion; larger is better.
         truncated: Marks completions that were cut before their end.
         left_out: The number of answers in the source that did not begin with their prompt.
+        token_ids: The tokens of each completion as they were sampled, None where they are unknown.
     """
 
     prompt: str
@@ -43,23 +44,25 @@ class Group:
     scores: list[float]
     truncated: list[bool]
     left_out: int = 0
+    token_ids: list[list[int]] | None = None
 
     def row(self) -> dict[str, Any]:
         """Returns the group as a row of a file."""
-        return {
+        row = {
             "prompt": self.prompt,
             "completions": self.completions,
             "scores": self.scores,
             "truncated": self.truncated,
         }
+        return row if self.token_ids is None else {**row, "token_ids": self.token_ids}
 
 
 @dataclass(frozen=True)
 class Pair:
     """A chosen and a rejected completion of one prompt, in TRL's names.
 
-    Without ``prompt``, both sides begin with it (TRL's implicit prompt). Scores and truncation
-    marks are None where they are unknown.
+    Without ``prompt``, both sides begin with it (TRL's implicit prompt). Scores, truncation marks
+    and the tokens that were sampled are None where they are unknown.
     """
 
     prompt: Text | None
@@ -69,6 +72,8 @@ class Pair:
     rejected_score: float | None = None
     chosen_truncated: bool | None = None
     rejected_truncated: bool | None = None
+    chosen_token_ids: list[int] | None = None
+    rejected_token_ids: list[int] | None = None
 
     def row(self) -> dict[str, Any]:
         """Returns the pair as a row of a file, without unknown values."""
@@ -144,6 +149,7 @@ def rank_pairs(n: int, rule: str, k: int = 3, k_top: int = 4) -> list[tuple[int,
 
 def _candidates(group: Group, rule: str, k: int, k_top: int) -> Iterator[Pair]:
     ranked = sorted(range(len(group.scores)), key=lambda i: -group.scores[i])
+    tokens: Sequence[list[int] | None] = group.token_ids or [None] * len(ranked)
     for i, j in rank_pairs(len(ranked), rule, k, k_top):
         best, worst = ranked[i], ranked[j]
         yield Pair(
@@ -154,6 +160,8 @@ def _candidates(group: Group, rule: str, k: int, k_top: int) -> Iterator[Pair]:
             group.scores[worst],
             group.truncated[best],
             group.truncated[worst],
+            tokens[best],
+            tokens[worst],
         )
 
 

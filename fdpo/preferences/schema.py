@@ -29,8 +29,8 @@ def groups_from_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows") ->
 
     Arguments:
         rows: Rows with the columns ``prompt``, ``completions``, ``scores`` and, if known,
-            ``truncated``; or slic-hf's ``prompt``, ``answers``, ``rm_scores``, where each answer
-            begins with the prompt, which is removed.
+            ``truncated`` and ``token_ids``; or slic-hf's ``prompt``, ``answers``, ``rm_scores``,
+            where each answer begins with the prompt, which is removed.
         source: The name of the rows in errors.
 
     Raises:
@@ -93,8 +93,21 @@ def _group(row: Mapping[str, Any], where: str) -> Group:
     for i, score in enumerate(scores):
         if not math.isfinite(score):
             raise ValueError(f"{where}: {values}[{i}] is {score}, not a finite number")
-    group = Group(row["prompt"], completions, scores, truncated)
-    return _without_prompt(group) if slic else group
+    if slic:
+        return _without_prompt(Group(row["prompt"], completions, scores, truncated))
+    return Group(row["prompt"], completions, scores, truncated, token_ids=_group_tokens(row, where))
+
+
+def _group_tokens(row: Mapping[str, Any], where: str) -> list[list[int]] | None:
+    if row.get("token_ids") is None:
+        return None
+    tokens = get_list(row, "token_ids", list, where)
+    if len(tokens) != len(row["completions"]):
+        raise ValueError(
+            f"{where}: {len(row['completions'])} completions but {len(tokens)} lists of token_ids"
+        )
+    named = {f"token_ids[{i}]": ids for i, ids in enumerate(tokens)}
+    return [get_list(named, name, int, where) for name in named]
 
 
 def _without_prompt(group: Group) -> Group:
@@ -125,7 +138,12 @@ def _pair(row: Mapping[str, Any], where: str) -> Pair:
         )
     scores = [get_optional(row, f"{side}_score", (int, float), where) for side in SIDES]
     marks = [get_optional(row, f"{side}_truncated", bool, where) for side in SIDES]
-    return Pair(prompt, row["chosen"], row["rejected"], *scores, *marks)
+    tokens = [_tokens(row, f"{side}_token_ids", where) for side in SIDES]
+    return Pair(prompt, row["chosen"], row["rejected"], *scores, *marks, *tokens)
+
+
+def _tokens(row: Mapping[str, Any], name: str, where: str) -> list[int] | None:
+    return None if row.get(name) is None else get_list(row, name, int, where)
 
 
 def _text_kind(value: Any) -> str:
@@ -174,7 +192,13 @@ def type_name(value: Any) -> str:
     return "null" if value is None else type(value).__name__
 
 
-_KINDS: dict[Any, str] = {str: "a text", bool: "true or false", (int, float): "a number"}
+_KINDS: dict[Any, str] = {
+    str: "a text",
+    bool: "true or false",
+    int: "an integer",
+    (int, float): "a number",
+    list: "a list",
+}
 
 
 def _is(value: Any, kind: Any) -> bool:

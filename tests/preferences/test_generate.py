@@ -40,8 +40,8 @@ def expected() -> list[Group]:
     part = {index: number for number, indices in enumerate(PARTS) for index in indices}
     texts = [[f"{prompt}{part[i]}", f"{prompt}!!"] for i, prompt in enumerate(PROMPTS)]
     return [
-        Group(prompt, row, score([prompt] * 2, row), [False, True])
-        for prompt, row in zip(PROMPTS, texts, strict=True)
+        Group(prompt, row, score([prompt] * 2, row), [False, True], token_ids=[[part[i]]] * 2)
+        for i, (prompt, row) in enumerate(zip(PROMPTS, texts, strict=True))
     ]
 
 

@@ -59,6 +59,9 @@ GOOD = {"prompt": "p", "completions": ["a", "b"], "scores": [1.0, 2.0]}
         ({"completions": ["a"], "scores": [1]}, "1 completions; a group needs at least two"),
         ({"truncated": [0, 1]}, r"truncated\[0\] must be true or false, not int"),
         ({"truncated": [True]}, "2 completions but 2 scores and 1 truncation marks"),
+        ({"token_ids": [[1]]}, "2 completions but 1 lists of token_ids"),
+        ({"token_ids": [[1], 2]}, r"token_ids\[1\] must be a list, not int"),
+        ({"token_ids": [[1], [2, "3"]]}, r"token_ids\[1\]\[1\] must be an integer, not str"),
     ],
 )
 def test_malformed_groups(change: dict[str, Any], message: str, tmp_path: Path) -> None:

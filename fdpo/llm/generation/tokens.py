@@ -31,15 +31,18 @@ def decode_completion(
 ) -> Completion:
     """Returns the completion of the ids that were generated after the prompt's ids ``start``."""
     truncated = ids[-1] not in ends
-    visible = ids if truncated else ids[:-1]
-    # The text that the ids add to the prompt's: some tokenizers drop the space of a first token.
-    kwargs = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    before, whole = tokenizer.decode(start, **kwargs), tokenizer.decode(start + visible, **kwargs)
-    if whole.startswith(before):
-        text = whole[len(before) :]
-    else:
-        text = tokenizer.decode(visible, **kwargs)
+    text = decode_text(tokenizer, start, ids if truncated else ids[:-1])
     return Completion(text, ids, truncated, log_prob)
+
+
+def decode_text(tokenizer: PreTrainedTokenizerBase, start: list[int], ids: list[int]) -> str:
+    """Returns the text that ids add to the text of ``start``, without special tokens.
+
+    Some tokenizers drop the space of a first token, so the ids are not decoded alone.
+    """
+    kwargs = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    before, whole = tokenizer.decode(start, **kwargs), tokenizer.decode(start + ids, **kwargs)
+    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(ids, **kwargs)
 
 
 def context_length(model: PreTrainedModel) -> int | None:
