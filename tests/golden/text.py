@@ -86,7 +86,7 @@ def run_folder(work: Workplace, folder: str) -> dict[str, Any]:
 
 
 def metrics(work: Workplace, folder: str, file: str = "metrics.json") -> dict[str, Any]:
-    """Reads the figures of a run; of warnings, which are prose, the names only."""
+    """Reads the metrics of a run; of warnings, which are prose, the names only."""
     values = work.json(f"{folder}/{file}")
     if "warnings" in values:
         values["warnings"] = sorted(values["warnings"])
@@ -128,7 +128,7 @@ def text_train_ipo(work: Workplace) -> Any:
 
 
 def text_resume(work: Workplace) -> Any:
-    """Goes on with a copy of a run that lost its end."""
+    """Resumes a copy of a run that lost its end."""
     whole, parted = work.folder / work.once("text", trained), work.folder / "text-parted"
     shutil.copytree(whole, parted)
     shutil.rmtree(parted / "checkpoint-4")
@@ -176,11 +176,11 @@ def sweep_text(work: Workplace) -> Any:
         "--test_share", 0.25, "--per_device_train_batch_size", 8, "--report_to", "none",
         "--use_cpu", "--eval_num_prompts", 0, "--output_dir", "sweep",
     )  # fmt: skip
-    folders = sorted(path.parent for path in work.folder.glob("sweep/*/*/metrics.json"))
+    folders = [path.parent for path in work.folder.glob("sweep/*/*/metrics.json")]
     return {
         "learning_rates": renamed(rates(work.json("sweep/learning_rates.json"))),
         "table": table(work, work.folder / "sweep/table.csv"),
-        "runs": renamed([folder.name for folder in folders]),
+        "runs": sorted(renamed([folder.name for folder in folders])),
         "rows": renamed([row[0] for row in csv_rows(work.folder / "sweep/table.csv")[1:]]),
     }
 

@@ -22,6 +22,7 @@ from fdpo import preferences
 from fdpo.cli import arguments
 from fdpo.cli.choice import choose
 from fdpo.cli.program import Run, training_run
+from fdpo.cli.quiet import quiet_libraries
 from fdpo.preferences.dataset import CARD, write_dataset
 from fdpo.programs.dataset.options import DatasetArguments, ImageArguments, SourceArguments
 from fdpo.runs.distributed import is_main_process
@@ -32,6 +33,7 @@ FILES = ("README.md", "*.jsonl", "pictures/*.png")
 
 
 def main() -> None:
+    quiet_libraries()
     modality = choose("modality", ("text", "image"), presets="dataset")
     description = (__doc__ or "").split("\n")[0]
     images = modality == "image"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from fdpo import runs
 from fdpo.cli import arguments
 from fdpo.cli.program import training_run
+from fdpo.cli.quiet import quiet_libraries
 from fdpo.diffusion.text_to_image.config import GUIDANCE, STEPS
 from fdpo.diffusion.text_to_image.win_rates import win_rate_table, win_rates
 from fdpo.preferences.prompts import read_prompts
@@ -136,6 +137,7 @@ def write_report(
 
 
 def main() -> None:
+    quiet_libraries()
     (args,) = arguments.parse(
         (CompareArguments,),
         program=PROGRAM,

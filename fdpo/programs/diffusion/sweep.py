@@ -10,6 +10,7 @@ grid of results.ipynb; ``--print`` prints the commands, for Slurm and others.
 from __future__ import annotations
 
 from fdpo.cli import sweep as sweeps
+from fdpo.cli.quiet import quiet_libraries
 from fdpo.programs.diffusion.train import DataArguments, TrainConfig
 from fdpo.tasks import COMMANDS
 
@@ -29,6 +30,7 @@ TRAIN = sweeps.Program(
 
 
 def main() -> None:
+    quiet_libraries()
     sweeps.main(TRAIN)
 
 

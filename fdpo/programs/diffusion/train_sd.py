@@ -20,6 +20,7 @@ from fdpo import runs
 from fdpo.cli import arguments
 from fdpo.cli.fields import option_fields
 from fdpo.cli.program import training_run
+from fdpo.cli.quiet import quiet_libraries
 from fdpo.diffusion.text_to_image.config import GUIDANCE, STEPS, StableDiffusionConfig
 from fdpo.losses.config import RESETS
 from fdpo.preferences.pairs import SIDES, PairingConfig, describe
@@ -297,6 +298,7 @@ def evaluate(
 
 
 def main() -> None:
+    quiet_libraries()
     model_args, data_args, validation_args, config = arguments.parse(
         TYPES, program=PROGRAM, presets="diffusion", description=description(), aliases=ALIASES,
         resets=RESETS, check=check,

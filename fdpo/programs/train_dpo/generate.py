@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fdpo.cli import arguments
+from fdpo.cli.quiet import quiet_libraries
 from fdpo.preferences.prompts import read_prompts
 from fdpo.runs.files import write_jsonl
 from fdpo.tasks import PRETRAINED
@@ -51,6 +52,7 @@ class GenerateArguments:
 
 
 def main() -> None:
+    quiet_libraries()
     (args,) = arguments.parse(
         (GenerateArguments,),
         program="generate.py",

@@ -9,9 +9,8 @@ with trials of learning rates; ``--print`` prints the commands, for Slurm and ot
 
 from __future__ import annotations
 
-import warnings
-
 from fdpo.cli import sweep as sweeps
+from fdpo.cli.quiet import quiet_libraries
 from fdpo.programs.train_dpo.options import ALIASES, TYPES
 from fdpo.tasks import COMMANDS
 
@@ -32,8 +31,7 @@ TRAIN = sweeps.Program(
 
 
 def main() -> None:
-    # TRL sets it under the name that transformers is about to drop.
-    warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
+    quiet_libraries()
     sweeps.main(TRAIN)
 
 
