@@ -26,6 +26,8 @@ def execute(results: str | Path) -> Path:
     notebook = nbformat.read(ROOT / NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute()
     for cell in notebook.cells:
+        if "outputs" in cell:  # warnings name the folder of the environment
+            cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "image/png" in data:

@@ -34,6 +34,8 @@ def outputs_of_code(notebook: Any) -> list[list[str]]:
     for cell in code_cells(notebook):
         every.append([])
         for output in cell.outputs:
+            if output.get("name") == "stderr":  # warnings name the folder of the environment
+                continue
             data = output.get("data", {})
             kind = next((kind for kind in kinds if kind in data), output.output_type)
             is_text = kind == "text/markdown"

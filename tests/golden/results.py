@@ -90,7 +90,10 @@ def notebook(work: Workplace) -> Any:
 def shown(read: Any) -> list[list[str]]:
     """Returns the texts that each block of code shows, and the kinds of its other outputs."""
     blocks = [block for block in read.cells if block.cell_type == "code"]
-    return [[text_of(output) for output in block.outputs] for block in blocks]
+    return [
+        [text_of(output) for output in block.outputs if output.get("name") != "stderr"]
+        for block in blocks
+    ]
 
 
 def text_of(output: Any) -> str:
