@@ -4,7 +4,7 @@ Every training program follows it with one context manager:
 
 .. code-block:: python
 
-    with training_run("train.py", args.output_dir, options, resume=...) as run:
+    with Run("train.py", args.output_dir, options, resume=...) as run:
         model = load(...)               # set-up: a mistake of the user is one line, status 2
         run.start()                     # from here on errors keep their traceback
         trainer.train(run.checkpoint)
@@ -15,10 +15,10 @@ Every training program follows it with one context manager:
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fdpo.cli.arguments import fail, usage_errors
 from fdpo.runs.distributed import is_main_process
@@ -30,10 +30,16 @@ INTERRUPTED = 130
 """The exit status of a program that Ctrl-C or SIGTERM ended."""
 
 
+@dataclass
 class Run:
-    """A run of a program in its folder.
+    """A run of a program in its folder: a context manager that ends the program as users expect.
+
+    Before :meth:`start` a ``ValueError`` or ``OSError`` is a mistake of the user: one line, status
+    2. After it a ``FloatingPointError`` is also written to ``diverged.txt``, and Ctrl-C exits with
+    status 130.
 
     Arguments:
+        program: The name that errors begin with.
         output_dir: The folder.
         options: Every option by name, which ``run.json`` records.
         resume: The value of ``--resume_from_checkpoint``.
@@ -43,33 +49,49 @@ class Run:
         aliases: Other names of options, which the record of an older run may hold.
 
     Attributes:
-        folder: The folder.
         checkpoint: The checkpoint to resume from, ``None`` for the start.
         started: Whether the set-up is done and ``run.json`` is written.
-
-    Raises:
-        ValueError: If the folder holds another run, or there is no such checkpoint.
     """
 
-    def __init__(
-        self,
-        output_dir: str | Path,
-        options: Mapping[str, Any],
-        *,
-        resume: str | None = None,
-        overwrite: bool = False,
-        repeatable: bool = False,
-        aliases: Mapping[str, str] | None = None,
+    program: str
+    output_dir: str | Path
+    options: Mapping[str, Any]
+    _: KW_ONLY
+    resume: str | None = None
+    overwrite: bool = False
+    repeatable: bool = False
+    aliases: Mapping[str, str] | None = None
+    checkpoint: str | None = field(default=None, init=False)
+    started: bool = field(default=False, init=False)
+
+    @property
+    def folder(self) -> Path:
+        """The folder."""
+        return Path(self.output_dir)
+
+    def __enter__(self) -> Self:
+        """Exits with status 2 if the folder holds another run, or there is no such checkpoint."""
+        with usage_errors(self.program):
+            self.checkpoint = checkpoint(self.folder, self.resume)
+            if self.repeatable and is_main_process():
+                self.resume = self._resumable_run()
+            # Where the same command resumes, the first process may have started already.
+            if not self.overwrite and (is_main_process() or not self.repeatable):
+                require_free(self.folder, self.options, self.resume, self.aliases)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
     ) -> None:
-        self.folder, self.options, self.resume = Path(output_dir), options, resume
-        self.overwrite, self.aliases, self.started = overwrite, aliases, False
-        self.checkpoint = checkpoint(output_dir, resume)
-        if repeatable:
-            if not is_main_process():
-                return  # the first process may have started already
-            self.resume = self._resumable_run()
-        if not overwrite:
-            require_free(output_dir, options, self.resume, aliases)
+        if isinstance(error, KeyboardInterrupt):
+            again = "the same command resumes"
+            state = again if self.repeatable else f"{self.folder} keeps its checkpoints"
+            print(f"\ninterrupted; {state}", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+        if isinstance(error, FloatingPointError) and self.started:
+            write_text(self.folder / NONFINITE, f"{error}\n")
+        if isinstance(error, (ValueError, OSError)) and not self.started:
+            fail(self.program, error)
 
     def _resumable_run(self) -> str | None:
         """Returns the folder if it holds a run; raises `ValueError` if it holds anything else."""
@@ -106,49 +128,3 @@ class Run:
             return
         write_json(self.folder / METRICS, metrics)
         print(f"run folder: {self.folder}")
-
-
-@contextmanager
-def training_run(
-    program: str,
-    output_dir: str | Path,
-    options: Mapping[str, Any],
-    *,
-    resume: str | None = None,
-    overwrite: bool = False,
-    repeatable: bool = False,
-    aliases: Mapping[str, str] | None = None,
-) -> Iterator[Run]:
-    """Yields a :class:`Run` and ends the program as its user expects.
-
-    Before :meth:`Run.start` a ``ValueError`` or ``OSError`` is a mistake of the user: one line,
-    status 2. After it a ``FloatingPointError`` is also written to ``diverged.txt``, and Ctrl-C
-    exits with status 130.
-
-    Arguments:
-        program: The name that errors begin with.
-        output_dir, options, resume, overwrite, repeatable, aliases: Those of :class:`Run`.
-    """
-    with usage_errors(program):
-        run = Run(
-            output_dir,
-            options,
-            resume=resume,
-            overwrite=overwrite,
-            repeatable=repeatable,
-            aliases=aliases,
-        )
-    try:
-        yield run
-    except FloatingPointError as error:
-        if run.started:
-            write_text(run.folder / NONFINITE, f"{error}\n")
-        raise
-    except (ValueError, OSError) as error:
-        if run.started:
-            raise
-        fail(program, error)
-    except KeyboardInterrupt:
-        state = "the same command resumes" if repeatable else f"{run.folder} keeps its checkpoints"
-        print(f"\ninterrupted; {state}", file=sys.stderr)
-        sys.exit(INTERRUPTED)

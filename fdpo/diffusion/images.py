@@ -60,10 +60,10 @@ def to_image(image: Tensor) -> Image.Image:
     return Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
 
 
-def write_image(path: str | Path, image: Tensor) -> None:
+def write_image(path: str | Path, image: Tensor | Image.Image) -> None:
     """Writes an image file, whole or not at all; the suffix of the path sets the format."""
     with replacing(path) as beside:
-        to_image(image).save(beside)
+        (to_image(image) if isinstance(image, Tensor) else image).save(beside)
 
 
 def read_pair_folder(folder: str | Path, shape: Shape, split: str = "train") -> ImagePairs:

@@ -12,7 +12,10 @@ from torch.nn.functional import interpolate, pad
 
 from fdpo.diffusion.dataset import ImagePairs
 from fdpo.diffusion.images import Shape, to_signed
+from fdpo.tasks import PRETRAINED
 
+MODEL, CLASSIFIER = PRETRAINED / "mnist-ddpm", PRETRAINED / "mnist-classifier"
+"""The folders of the embedded model and of the classifier of digits."""
 DIGITS = 10
 SHAPE = (1, 28, 28)
 """The (channels, height, width) of MNIST's images."""

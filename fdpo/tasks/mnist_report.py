@@ -25,6 +25,8 @@ from fdpo.tasks.mnist_classifier import (
     load_real_features,
 )
 
+CLASSES = (*map(str, range(DIGITS)), "none")
+"""The names of the bars of a histogram."""
 COLOURS = ("#999999", "#0072B2", "#E69F00", "#009E73")
 LABELS = {
     "share": "share of the target",
@@ -163,7 +165,7 @@ def compare(
         process: Their noising process.
         folder: The folder of the plots.
         classifier: The folder of the classifier.
-        target: The digit that counts.
+        target: The target digit.
         samples: The number of samples of each model.
         steps: Model evaluations per sample.
         reference_cache: The folder of the reference cache, which holds the base's samples; ``None``
@@ -252,8 +254,7 @@ def plot_histogram(path: str | Path, reports: Mapping[str, Report], target: int)
             places, report.histogram, width, yerr=report.histogram_errors,
             label=label, color=COLOURS[i % len(COLOURS)], error_kw={"linewidth": 1},
         )  # fmt: skip
-    digits = [str(digit) for digit in range(DIGITS)]
-    axis.set_xticks(range(DIGITS + 1), [*digits, "none"])
+    axis.set_xticks(range(len(CLASSES)), CLASSES)
     axis.get_xticklabels()[target].set_fontweight("bold")
     axis.set_xlabel("digit in the image (none: out of distribution)")
     axis.set_ylabel("share of samples")

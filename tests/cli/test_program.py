@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from fdpo import runs
-from fdpo.cli.program import training_run
+from fdpo.cli.program import Run
 
 OPTIONS = {"loss": "jsd", "seed": 0}
 
 
 def test_a_run_is_recorded_and_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with training_run("train.py", tmp_path / "run", OPTIONS) as run:
+    with Run("train.py", tmp_path / "run", OPTIONS) as run:
         assert run.checkpoint is None and not run.folder.exists()
         run.start()
         assert runs.read_json(run.folder / runs.RECORD)["options"] == OPTIONS
@@ -27,7 +27,7 @@ def test_a_run_is_recorded_and_finished(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_mistake_in_the_set_up_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
-    with pytest.raises(SystemExit) as exit_, training_run("train.py", tmp_path / "run", OPTIONS):
+    with pytest.raises(SystemExit) as exit_, Run("train.py", tmp_path / "run", OPTIONS):
         raise error
     assert exit_.value.code == 2 and not (tmp_path / "run").exists()
     message = "--beta is wrong" if isinstance(error, ValueError) else "x: no"
@@ -36,7 +36,7 @@ def test_a_mistake_in_the_set_up_is_one_line(
 
 def test_an_error_of_the_training_keeps_its_traceback(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="in training"):
-        with training_run("train.py", tmp_path, OPTIONS) as run:
+        with Run("train.py", tmp_path, OPTIONS) as run:
             run.start()
             raise ValueError("in training")
 
@@ -45,38 +45,38 @@ def test_a_folder_with_a_run_is_refused_before_the_set_up(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs.prepare(tmp_path, OPTIONS)
-    with pytest.raises(SystemExit) as exit_, training_run("train.py", tmp_path, OPTIONS):
+    with pytest.raises(SystemExit) as exit_, Run("train.py", tmp_path, OPTIONS):
         raise AssertionError("not reached")
     assert exit_.value.code == 2 and "already holds a run" in capsys.readouterr().err
-    with training_run("train.py", tmp_path, OPTIONS, overwrite=True) as run:
+    with Run("train.py", tmp_path, OPTIONS, overwrite=True) as run:
         run.start()
 
 
 def test_an_interrupted_run_exits_with_130_and_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as exit_, training_run("train.py", tmp_path, OPTIONS) as run:
+    with pytest.raises(SystemExit) as exit_, Run("train.py", tmp_path, OPTIONS) as run:
         run.start()
         (tmp_path / "checkpoint-7").mkdir()
         (tmp_path / "checkpoint-7/trainer_state.json").touch()
         run.exit_if(True, step=7)
     assert exit_.value.code == 130
     assert "stopped at step 7; --resume_from_checkpoint last" in capsys.readouterr().out
-    with training_run("train.py", tmp_path, OPTIONS, resume="last") as run:
+    with Run("train.py", tmp_path, OPTIONS, resume="last") as run:
         assert run.checkpoint == str(tmp_path / "checkpoint-7")
         run.start()
     assert len(runs.read_json(tmp_path / runs.RECORD)["commands"]) == 2
 
 
 def test_ctrl_c_exits_with_130(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as exit_, training_run("train.py", tmp_path, OPTIONS) as run:
+    with pytest.raises(SystemExit) as exit_, Run("train.py", tmp_path, OPTIONS) as run:
         run.start()
         raise KeyboardInterrupt
     assert exit_.value.code == 130
 
 
 def test_a_loss_that_is_not_finite_is_recorded(tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError), training_run("train.py", tmp_path, OPTIONS) as run:
+    with pytest.raises(FloatingPointError), Run("train.py", tmp_path, OPTIONS) as run:
         run.start()
         raise FloatingPointError("step 3: the loss of pair 1 is nan")
     assert (tmp_path / runs.NONFINITE).read_text() == "step 3: the loss of pair 1 is nan\n"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fdpo.diffusion.images import write_image
 from fdpo.diffusion.text_to_image.pipeline import StableDiffusion
 from fdpo.preferences.generate import Complete, Completion
-from fdpo.runs.files import replacing
 from fdpo.runs.seeds import derived_seed
 
 
@@ -17,8 +17,8 @@ def completer(
 ) -> Complete:
     """Returns the function that samples the images of a prompt into a folder.
 
-    An image depends on the prompt, its number, the image's number and the seed alone; images that
-    are there are not sampled again.
+    An image depends on the prompt, its number, the image's number and the seed alone; existing
+    images are not sampled again.
 
     Arguments:
         folder: The folder of the data set.
@@ -28,7 +28,7 @@ def completer(
         options: Options of :meth:`StableDiffusion.generate`.
 
     Returns:
-        The ``complete`` of :func:`fdpo.preferences.generate.make_dataset`, with a prompt a part.
+        The ``complete`` of :func:`fdpo.preferences.generate.make_dataset`, whose parts are prompts.
     """
 
     def complete(number: int, prompts: Sequence[str]) -> list[list[Completion]]:
@@ -38,8 +38,7 @@ def completer(
         seeds = [derived_seed(seed, number, i) for i in missing]
         images = model.generate(model.unet, [prompt] * len(missing), seeds, **options)
         for i, image in zip(missing, images, strict=True):
-            with replacing(folder / names[i]) as beside:
-                image.save(beside)
+            write_image(folder / names[i], image)
         return [[Completion(name) for name in names]]
 
     return complete

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from fdpo import runs
+from fdpo.diffusion.images import write_image
 
 LINE, GAP = 16, 4  # height of a line of text and space between images, pixels
 
@@ -42,8 +43,7 @@ def write_sheet(
         for column, image in enumerate(images):
             position = (GAP + column * (width + GAP), top + LINE)
             sheet.paste(image.resize((width, width)), position)
-    with runs.replacing(path) as temporary:
-        sheet.save(temporary)
+    write_image(path, sheet)
 
 
 def write_page(

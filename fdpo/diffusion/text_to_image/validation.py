@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
+from fdpo.diffusion.images import write_image
 from fdpo.diffusion.text_to_image.pipeline import StableDiffusion
 from fdpo.diffusion.text_to_image.sheets import write_sheet
 from fdpo.diffusion.text_to_image.win_rates import win_rates
 from fdpo.diffusion.trainer import DiffusionTrainer
-from fdpo.runs.files import replacing
 from fdpo.runs.seeds import derived_seed
 from fdpo.scorers import Scorer
 
@@ -67,8 +67,7 @@ class Validation:
             unet, self.prompts, seeds, progress=f"generating {name}", **self.options
         )
         for path, image in zip(self._files(name), images, strict=True):
-            with replacing(path) as temporary:
-                image.save(temporary)
+            write_image(path, image)
         return images
 
     def _files(self, name: str) -> list[str]:

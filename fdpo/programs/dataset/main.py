@@ -21,7 +21,7 @@ from typing import Any
 from fdpo import preferences
 from fdpo.cli import arguments
 from fdpo.cli.choice import choose
-from fdpo.cli.program import Run, training_run
+from fdpo.cli.program import Run
 from fdpo.cli.quiet import quiet_libraries
 from fdpo.preferences.dataset import CARD, write_dataset
 from fdpo.programs.dataset.options import DatasetArguments, ImageArguments, SourceArguments
@@ -46,7 +46,7 @@ def main() -> None:
     )
     folder = Path(args.output_dir or f"runs/dataset-{default_name(sources[0], args)}")
     options = arguments.resolved(*sources, args)
-    with training_run("main.py", folder, options, repeatable=True) as run:
+    with Run("main.py", folder, options, repeatable=True) as run:
         counts = Counter() if (folder / CARD).exists() else make(run, sources, args)
     if is_main_process():
         report(folder, counts, args.push_to_hub)

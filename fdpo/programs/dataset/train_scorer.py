@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainingArguments
 
-from fdpo import runs
 from fdpo.cli import arguments
-from fdpo.cli.program import Run, training_run
+from fdpo.cli.program import Run
 from fdpo.cli.quiet import quiet_libraries
 from fdpo.runs.distributed import is_main_process
 
@@ -134,7 +133,7 @@ def train(run: Run, args: ReviewArguments, training: ScorerConfig) -> None:
     """Trains, saves and measures the classifier of a run."""
     from transformers import DataCollatorWithPadding, Trainer
 
-    from fdpo.llm.callbacks import StopOnInterrupt, use_brief_progress
+    from fdpo.programs.training import train_to_end
     from fdpo.tasks import imdb
 
     splits = imdb.load_texts(args.dataset, args.held_out)
@@ -142,6 +141,8 @@ def train(run: Run, args: ReviewArguments, training: ScorerConfig) -> None:
         raise ValueError(f"--dataset {args.dataset}: labels must be 0 and 1")
     tokenizer, model = load_classifier(args, splits.train, training.seed)
     run.start()
+    if is_main_process():
+        print(f"{model.num_parameters():,} parameters, {len(splits.train):,} reviews to train on")
     labels = [splits.labels[text] for text in splits.train]
     trainer = Trainer(
         model=model,
@@ -149,22 +150,10 @@ def train(run: Run, args: ReviewArguments, training: ScorerConfig) -> None:
         data_collator=DataCollatorWithPadding(tokenizer),
         train_dataset=pieces(splits.train, labels, tokenizer, training.seed),
         processing_class=tokenizer,
-        callbacks=[interrupt := StopOnInterrupt()],
     )
-    if is_main_process():
-        print(f"{model.num_parameters():,} parameters, {len(splits.train):,} reviews to train on")
-    use_brief_progress(trainer)
-    trainer.train(resume_from_checkpoint=run.checkpoint)
-    run.exit_if(interrupt.stopped, trainer.state.global_step)
-    if not is_main_process():
-        return
     folder = args.export or training.output_dir
-    imdb.save_in_16_bit(model, tokenizer, folder)
     held_out = [splits.labels[text] for text in splits.held_out]
-    metrics = scorer_metrics(folder, splits.held_out, held_out)
-    print(", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
-    runs.write_jsonl(run.folder / runs.LOG, trainer.state.log_history)
-    run.finish(metrics)
+    train_to_end(run, trainer, folder, lambda: scorer_metrics(folder, splits.held_out, held_out))
 
 
 def main() -> None:
@@ -178,7 +167,7 @@ def main() -> None:
     )
     options = arguments.resolved(args, training)
     resume = training.resume_from_checkpoint
-    with training_run("train_scorer.py", training.output_dir, options, resume=resume) as run:
+    with Run("train_scorer.py", training.output_dir, options, resume=resume) as run:
         train(run, args, training)
 
 

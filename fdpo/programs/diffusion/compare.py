@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fdpo import runs
 from fdpo.cli import arguments
-from fdpo.cli.program import training_run
+from fdpo.cli.program import Run
 from fdpo.cli.quiet import quiet_libraries
+from fdpo.diffusion.images import write_image
 from fdpo.diffusion.text_to_image.config import GUIDANCE, STEPS
 from fdpo.diffusion.text_to_image.win_rates import win_rate_table, win_rates
 from fdpo.preferences.prompts import read_prompts
@@ -110,8 +110,7 @@ def generate(
     )  # fmt: skip
     paths = [f"pictures/{i:05}-{role}.png" for i in range(len(images))]
     for path, image in zip(paths, images, strict=True):
-        with runs.replacing(folder / path) as temporary:
-            image.save(temporary)
+        write_image(folder / path, image)
     return paths
 
 
@@ -145,7 +144,7 @@ def main() -> None:
         description=(__doc__ or "").split("\n")[0],
     )
     options = arguments.resolved(args)
-    with training_run(PROGRAM, args.output_dir, options, overwrite=True) as run:
+    with Run(PROGRAM, args.output_dir, options, overwrite=True) as run:
         prompts, scorers, names = load_prompts(args), load_scorers(args), model_names(args)
         models = load_models(args, names)
         run.start()

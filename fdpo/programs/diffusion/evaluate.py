@@ -8,28 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fdpo.cli import arguments
-from fdpo.cli.program import training_run
+from fdpo.cli.program import Run
 from fdpo.cli.quiet import quiet_libraries
 from fdpo.diffusion.noise import STEPS
 from fdpo.runs.distributed import keep_freed_memory, partial_state
-from fdpo.tasks import PRETRAINED
-from fdpo.tasks.mnist import require_digit
+from fdpo.tasks.mnist import CLASSIFIER, MODEL, require_digit
 
 
 @dataclass
 class EvaluateArguments:
     """Comparison."""
 
-    model: str = field(
-        default=str(PRETRAINED / "mnist-ddpm"), metadata={"help": "policy: folder or hub id"}
-    )
-    reference: str = field(
-        default=str(PRETRAINED / "mnist-ddpm"), metadata={"help": "folder or hub id"}
-    )
+    model: str = field(default=str(MODEL), metadata={"help": "policy: folder or hub id"})
+    reference: str = field(default=str(MODEL), metadata={"help": "folder or hub id"})
     target: int = field(default=2, metadata={"help": "the digit that counts"})
-    classifier: str = field(
-        default=str(PRETRAINED / "mnist-classifier"), metadata={"help": "of digits: folder"}
-    )
+    classifier: str = field(default=str(CLASSIFIER), metadata={"help": "of digits: folder"})
     eval_samples: int = field(default=2048, metadata={"help": "samples of each model"})
     sampling_steps: int = field(default=STEPS, metadata={"help": "model evaluations per image"})
     reference_cache: str | None = field(
@@ -56,7 +49,7 @@ def main() -> None:
         description=(__doc__ or "").split("\n")[0],
     )
     options = arguments.resolved(args)
-    with training_run("evaluate.py", args.output_dir, options, overwrite=True) as run:
+    with Run("evaluate.py", args.output_dir, options, overwrite=True) as run:
         from fdpo.diffusion.models import image_shape, load_image_model
         from fdpo.tasks.mnist_classifier import load_classifier, require_size
         from fdpo.tasks.mnist_report import compare, table

@@ -17,17 +17,15 @@ import torch
 from torch import nn
 
 from fdpo.cli import arguments
-from fdpo.cli.program import Run, training_run
+from fdpo.cli.program import Run
 from fdpo.cli.quiet import quiet_libraries
 from fdpo.diffusion.config import DiffusionConfig
 from fdpo.diffusion.dataset import Images
 from fdpo.diffusion.images import tiled, write_image
 from fdpo.diffusion.noise import DDPM, Flow, NoiseProcess
 from fdpo.runs.distributed import keep_freed_memory
-from fdpo.tasks import PRETRAINED
-from fdpo.tasks.mnist import load_mnist
+from fdpo.tasks.mnist import CLASSIFIER, load_mnist
 
-CLASSIFIER = PRETRAINED / "mnist-classifier"
 Labelled = tuple[torch.Tensor, torch.Tensor]
 """Images and their digits."""
 
@@ -180,7 +178,7 @@ def main() -> None:
     )
     options = arguments.resolved(args)
     resume = args.resume_from_checkpoint
-    with training_run("pretrain.py", args.output_dir, options, resume=resume) as run:
+    with Run("pretrain.py", args.output_dir, options, resume=resume) as run:
         keep_freed_memory()
         train = load_mnist(args.data_root)
         test = load_mnist(args.data_root, train=False)

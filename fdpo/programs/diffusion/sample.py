@@ -15,7 +15,7 @@ from fdpo.cli.quiet import quiet_libraries
 from fdpo.diffusion.images import tiled, write_image
 from fdpo.diffusion.noise import STEPS
 from fdpo.runs.distributed import keep_freed_memory, partial_state
-from fdpo.tasks import PRETRAINED
+from fdpo.tasks.mnist import CLASSIFIER, MODEL
 
 
 @dataclass
@@ -23,7 +23,7 @@ class SampleArguments:
     """Samples."""
 
     model: str = field(
-        default=str(PRETRAINED / "mnist-ddpm"),
+        default=str(MODEL),
         metadata={"help": "folder or hub id of an unconditional model"},
     )
     samples: int = field(default=100, metadata={"help": "number of images"})
@@ -34,7 +34,7 @@ class SampleArguments:
         default="samples.png", metadata={"help": "a PNG file, or a folder of single images"}
     )
     classifier: str = field(
-        default=str(PRETRAINED / "mnist-classifier"),
+        default=str(CLASSIFIER),
         metadata={"help": "of digits: folder; none: only sample"},
     )
 
@@ -64,7 +64,7 @@ def main() -> None:
     from fdpo.diffusion.evaluate import sample_images
     from fdpo.diffusion.models import image_shape, load_image_model
     from fdpo.tasks.mnist_classifier import judge, load_classifier, require_size
-    from fdpo.tasks.mnist_report import Report
+    from fdpo.tasks.mnist_report import CLASSES, Report
 
     keep_freed_memory()
     with arguments.usage_errors("sample.py"):
@@ -78,9 +78,9 @@ def main() -> None:
     )
     if classifier is not None:
         report = Report(images, judge(classifier, images))
-        shares = zip(report.histogram, report.histogram_errors, strict=True)
-        for number, (share, error) in enumerate(shares):
-            print(f"{number if number < 10 else 'none':>4}  {share:.3f} ± {error:.3f}")
+        shares = zip(CLASSES, report.histogram, report.histogram_errors, strict=True)
+        for name, share, error in shares:
+            print(f"{name:>4}  {share:.3f} ± {error:.3f}")
     write_images(args, images)
     print(args.output)
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from fdpo import runs
 from fdpo.cli import arguments
-from fdpo.cli.program import Run, training_run
+from fdpo.cli.program import Run
 from fdpo.cli.quiet import quiet_libraries
 from fdpo.diffusion.config import DiffusionConfig
 from fdpo.diffusion.dataset import ImagePairs
@@ -28,13 +28,19 @@ from fdpo.diffusion.images import Shape, read_pair_folder
 from fdpo.diffusion.noise import STEPS, Flow, NoiseProcess
 from fdpo.losses.config import RESETS, with_default
 from fdpo.runs.distributed import keep_freed_memory, run_first
-from fdpo.tasks import COMMANDS, PRETRAINED
-from fdpo.tasks.mnist import load_mnist, load_small_digits, require_digit, target_pairs
+from fdpo.tasks import COMMANDS
+from fdpo.tasks.mnist import (
+    CLASSIFIER,
+    MODEL,
+    load_mnist,
+    load_small_digits,
+    require_digit,
+    target_pairs,
+)
 
 if TYPE_CHECKING:
     from fdpo.diffusion.trainer import DiffusionTrainer
 
-CLASSIFIER = PRETRAINED / "mnist-classifier"
 PAIRS = 10_000
 """The number of random pairs of a data set that holds images without preferences."""
 
@@ -44,7 +50,7 @@ class DataArguments:
     """Model, pairs and evaluation."""
 
     model: str = field(
-        default=str(PRETRAINED / "mnist-ddpm"),
+        default=str(MODEL),
         metadata={"help": "policy and reference: folder or hub id of an unconditional model"},
     )
     flow_times: Literal["uniform", "logit_normal"] = field(
@@ -193,7 +199,7 @@ def main() -> None:
     )
     options = arguments.resolved(args, config)
     resume = config.resume_from_checkpoint
-    with training_run("train.py", config.output_dir, options, resume=resume) as run:
+    with Run("train.py", config.output_dir, options, resume=resume) as run:
         from fdpo.diffusion.models import image_shape
         from fdpo.diffusion.trainer import DiffusionTrainer
 

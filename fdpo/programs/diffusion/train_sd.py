@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from fdpo import runs
 from fdpo.cli import arguments
 from fdpo.cli.fields import option_fields
-from fdpo.cli.program import training_run
+from fdpo.cli.program import Run
 from fdpo.cli.quiet import quiet_libraries
 from fdpo.diffusion.text_to_image.config import GUIDANCE, STEPS, StableDiffusionConfig
 from fdpo.losses.config import RESETS
@@ -307,9 +307,7 @@ def main() -> None:
         os.environ["ACCELERATE_USE_CPU"] = "true"
     options = arguments.resolved(model_args, data_args, validation_args, config)
     resume = config.resume_from_checkpoint
-    with training_run(
-        PROGRAM, str(config.output_dir), options, resume=resume, aliases=ALIASES
-    ) as run:
+    with Run(PROGRAM, str(config.output_dir), options, resume=resume, aliases=ALIASES) as run:
         from fdpo.diffusion import DiffusionTrainer
         from fdpo.diffusion.text_to_image.card import CARD, write_card
 

@@ -55,7 +55,7 @@ class EvaluationArguments:
     )
     seed: int | None = field(
         default=None,
-        metadata={"help": "of prompts and samples; default: one that no training uses"},
+        metadata={"help": "seed of prompts and samples; default: one that no training uses"},
     )
     output_dir: str | None = field(
         default=None,

@@ -15,8 +15,6 @@ from fdpo.preferences.prompts import read_prompts
 from fdpo.runs.files import write_jsonl
 from fdpo.tasks import PRETRAINED
 
-ALIASES = {"openings": "num_prompts"}
-
 
 @dataclass
 class GenerateArguments:
@@ -58,7 +56,7 @@ def main() -> None:
         program="generate.py",
         presets="train_dpo",
         description=(__doc__ or "").split("\n")[0],
-        aliases=ALIASES,
+        aliases={"openings": "num_prompts"},  # its name in version 0.1
     )
     rows = generate(args)
     for row in rows:

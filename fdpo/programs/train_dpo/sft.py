@@ -19,9 +19,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from fdpo import runs
 from fdpo.cli import arguments
-from fdpo.cli.program import Run, training_run
+from fdpo.cli.program import Run
 from fdpo.cli.quiet import quiet_libraries
 from fdpo.runs.distributed import is_main_process
 
@@ -72,8 +71,8 @@ def train(run: Run, args: TextArguments, training: TrainingArguments) -> None:
     """Trains, saves and measures the model of a run."""
     from transformers import DataCollatorForLanguageModeling, Trainer
 
-    from fdpo.llm.callbacks import StopOnInterrupt, use_brief_progress
     from fdpo.llm.models import load_model
+    from fdpo.programs.training import train_to_end
     from fdpo.tasks import imdb
 
     splits = imdb.load_texts(args.dataset, args.held_out)
@@ -88,20 +87,14 @@ def train(run: Run, args: TextArguments, training: TrainingArguments) -> None:
         train_dataset=imdb.blocks(splits.train, tokenizer, args.context),
         eval_dataset=imdb.blocks(splits.held_out[500:700], tokenizer, args.context),
         processing_class=tokenizer,
-        callbacks=[interrupt := StopOnInterrupt()],
     )
-    use_brief_progress(trainer)
-    trainer.train(resume_from_checkpoint=run.checkpoint)
-    run.exit_if(interrupt.stopped, trainer.state.global_step)
-    if not is_main_process():
-        return
     folder = args.export or training.output_dir
-    imdb.save_in_16_bit(model, tokenizer, folder)
-    trained = load_model(folder, training.device)
-    metrics = imdb.language_model_metrics(trained, tokenizer, splits.test)
-    print(", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
-    runs.write_jsonl(run.folder / runs.LOG, trainer.state.log_history)
-    run.finish(metrics)
+
+    def measure() -> dict[str, float]:
+        trained = load_model(folder, training.device)
+        return imdb.language_model_metrics(trained, tokenizer, splits.test)
+
+    train_to_end(run, trainer, folder, measure)
 
 
 def main() -> None:
@@ -115,7 +108,7 @@ def main() -> None:
     )
     options = arguments.resolved(args, training)
     resume = training.resume_from_checkpoint
-    with training_run("sft.py", training.output_dir, options, resume=resume) as run:
+    with Run("sft.py", training.output_dir, options, resume=resume) as run:
         train(run, args, training)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fdpo import preferences, runs
 from fdpo.cli import arguments
-from fdpo.cli.program import Run, training_run
+from fdpo.cli.program import Run
 from fdpo.cli.quiet import quiet_libraries
 from fdpo.losses.config import RESETS
 from fdpo.programs.train_dpo.options import (
@@ -100,6 +100,8 @@ def select_prompts(args: DataArguments, data: DatasetDict, model: str) -> list[s
     from fdpo.llm.models import load_model, load_tokenizer
     from fdpo.preferences.prompts import read_prompts
 
+    if not args.eval_num_prompts:
+        return []
     source = args.eval_prompts or ("data" if args.dataset_name else "model")
     if source == "model":
         known = set(data["train"]["prompt"]) if "prompt" in data["train"].column_names else set()
@@ -235,9 +237,7 @@ def main() -> None:
     )
     options = arguments.resolved(args, training, model)
     resume = training.resume_from_checkpoint
-    with training_run(
-        "train.py", training.output_dir, options, resume=resume, aliases=ALIASES
-    ) as run:
+    with Run("train.py", training.output_dir, options, resume=resume, aliases=ALIASES) as run:
         train(run, args, training, model)
 
 
