@@ -72,19 +72,18 @@ def as_pairs(data: Any, source: str, pairing: PairingConfig | None = None) -> An
 
 
 def with_sampled_tokens(data: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Returns a tokenised dataset, or a dictionary of datasets, with the tokens that were sampled.
+    """Returns a tokenised dataset with the tokens that were sampled.
 
     A text that is tokenised again may give other tokens than those that a model sampled, and its
     first tokens may merge with the prompt's. Rows with ``chosen_token_ids`` and
     ``rejected_token_ids`` that the tokenizer decodes to their texts get these as ``chosen_ids`` and
     ``rejected_ids``, after all tokens of their prompt; other rows stay as they are.
     """
-    if isinstance(data, dict):
-        return {name: with_sampled_tokens(one, tokenizer) for name, one in data.items()}
     names = {f"{side}_token_ids" for side in SIDES}
     if not (isinstance(data, Dataset) and names <= set(data.column_names)):
         return data
-    return data.map(lambda row: _sampled_tokens(row, tokenizer), desc="Reading sampled tokens")
+    options = {"fn_kwargs": {"tokenizer": tokenizer}, "desc": "Reading sampled tokens"}
+    return data.map(_sampled_tokens, **options)
 
 
 def _sampled_tokens(
@@ -125,9 +124,9 @@ def require_room(
     if max_length is None or "prompt" not in dataset.column_names:
         return
     for row, prompt in enumerate(dataset["prompt"], 1):
-        # A token has at least one byte, so that a short prompt needs no tokeniser to fit.
+        # A token has at least one byte: a short prompt fits and need not be tokenised.
         if isinstance(prompt, str) and len(prompt.encode()) + 1 >= max_length:
-            if (size := len(tokenizer(prompt)["input_ids"])) >= max_length:
+            if (size := _num_tokens(prompt, tokenizer)) >= max_length:
                 raise ValueError(
                     f"pair {row}: its prompt has {size} tokens and --max_length is {max_length}; "
                     "raise it (up to the model's context) or leave such prompts out"

@@ -7,7 +7,6 @@ negative log-likelihood of the chosen completion per token.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fdpo.divergences.base import Divergence
@@ -45,18 +44,17 @@ def pair_losses(
     log_ratios = chosen - reference[0], rejected - reference[1]
     output = args.pair_losses(*log_ratios, divergence, preference)
     losses = output.losses - args.sft_weight * chosen / num_targets.clamp(min=1)
-    with torch.no_grad():
-        return losses, {
-            "loss": losses,
-            "logps/chosen": chosen,
-            "logps/rejected": rejected,
-            "log_ratios/chosen": log_ratios[0],
-            "log_ratios/rejected": log_ratios[1],
-            "rewards/chosen": output.chosen_rewards,
-            "rewards/rejected": output.rejected_rewards,
-            "rewards/margins": output.margins,
-            "rewards/accuracies": output.chosen_rewards > output.rejected_rewards,
-            "slopes/chosen": output.chosen_slopes,
-            "slopes/rejected": output.rejected_slopes,
-            "tail_fraction": output.in_tail,
-        }
+    return losses, {
+        "loss": losses,
+        "logps/chosen": chosen,
+        "logps/rejected": rejected,
+        "log_ratios/chosen": log_ratios[0],
+        "log_ratios/rejected": log_ratios[1],
+        "rewards/chosen": output.chosen_rewards,
+        "rewards/rejected": output.rejected_rewards,
+        "rewards/margins": output.margins,
+        "rewards/accuracies": output.chosen_rewards > output.rejected_rewards,
+        "slopes/chosen": output.chosen_slopes,
+        "slopes/rejected": output.rejected_slopes,
+        "tail_fraction": output.in_tail,
+    }

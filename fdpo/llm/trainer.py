@@ -109,11 +109,8 @@ class FDPOTrainer(DPOTrainer):
             if kwargs.get(name) is not None:
                 kwargs[name] = as_pairs(kwargs[name], name, pairing)
         super().__init__(model, args=args, **kwargs)
-        for name in ("train_dataset", "eval_dataset"):
-            data = getattr(self, name)
-            if isinstance(tokenizer, PreTrainedTokenizerBase):
-                data = with_sampled_tokens(data, tokenizer)
-            setattr(self, name, with_pair_index(data))
+        self.train_dataset = with_pair_index(self.train_dataset)
+        self.eval_dataset = with_pair_index(self.eval_dataset)
         self._pack_rows()
         self.add_callback(FiniteGradients(self))
         self.add_callback(SaveReferenceCache(self))
@@ -206,8 +203,7 @@ class FDPOTrainer(DPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means since the last call to the trainer's own metrics, and logs both."""
-        mode = self.mode
-        logs.update(self.means.pop(mode))
+        logs.update(self.means.pop(self.mode))
         super().log(logs, start_time)
 
     def create_model_card(
@@ -225,6 +221,13 @@ class FDPOTrainer(DPOTrainer):
             more = {"SFT weight": f"{self.args.sft_weight:g}", "data": dataset_name or "not named"}
             section = loss_section(self.args, self.divergence, self.preference, more)
             card.write_text(card.read_text() + section)
+
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
+    ) -> Any:
+        """Tokenises a dataset as TRL does, and puts the tokens that were sampled in place."""
+        dataset = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        return with_sampled_tokens(dataset, processing_class)
 
     def _pack_rows(self) -> None:
         """Makes the collator pack rows where that is cheaper, if the model can run them."""

@@ -1,4 +1,4 @@
-"""Callbacks of training: gradients that are not finite, the clock, progress."""
+"""Callbacks of training: gradients that are not finite, the clock."""
 
 from __future__ import annotations
 

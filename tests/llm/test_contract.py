@@ -66,9 +66,11 @@ def test_collator_stacks_rejected_under_chosen() -> None:
     ]  # fmt: skip
 
 
-def test_prepared_rows_keep_their_other_columns() -> None:
-    source = inspect.getsource(DPOTrainer._prepare_dataset)
-    assert "remove_columns" not in source  # the collator reads chosen_truncated
+def test_datasets_are_prepared_by_a_method_that_keeps_other_columns() -> None:
+    method = DPOTrainer._prepare_dataset
+    parameters = list(inspect.signature(method).parameters)
+    assert parameters == ["self", "dataset", "processing_class", "args", "dataset_name"]
+    assert "remove_columns" not in inspect.getsource(method)  # the collator reads chosen_truncated
 
 
 @pytest.mark.parametrize("name", REFUSED)

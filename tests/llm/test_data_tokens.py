@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from fdpo.llm.config import FDPOConfig
 from fdpo.llm.data import count_shortened_prompts, with_sampled_tokens
 from fdpo.llm.generation.sampling import sample
+from fdpo.llm.generation.scores import completion_log_probs
 from fdpo.llm.generation.tokens import prompt_ids
 from fdpo.llm.models import load_model, load_tokenizer
 from fdpo.llm.trainer import FDPOTrainer
@@ -38,8 +39,11 @@ def rows(tiny_model: Path, tokenizer: PreTrainedTokenizerBase) -> list[dict[str,
     return [pair.row() for pair in pairs]
 
 
-def make_trainer(model: Path, rows: list[dict[str, Any]], folder: Path) -> FDPOTrainer:
-    return FDPOTrainer(str(model), FDPOConfig(str(folder)), train_dataset=Dataset.from_list(rows))
+def make_trainer(
+    model: Path, rows: list[dict[str, Any]], folder: Path, **options: Any
+) -> FDPOTrainer:
+    args = FDPOConfig(str(folder), **options)
+    return FDPOTrainer(str(model), args, train_dataset=Dataset.from_list(rows))
 
 
 def test_the_trainer_uses_the_tokens_that_were_sampled(
@@ -51,6 +55,16 @@ def test_the_trainer_uses_the_tokens_that_were_sampled(
         for side in ("chosen", "rejected"):
             assert tokenised[f"{side}_ids"] == row[f"{side}_token_ids"]
     assert count_shortened_prompts(data, tokenizer) == 0
+
+
+def test_precomputed_reference_log_probs_are_those_of_the_sampled_tokens(
+    tiny_model: Path, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    data = make_trainer(tiny_model, rows, tmp_path, precompute_ref_log_probs=True).train_dataset
+    starts = prompt_ids(tokenizer, [row["prompt"] for row in rows])
+    sampled = [row["chosen_token_ids"] for row in rows]
+    expected = completion_log_probs(load_model(str(tiny_model)), starts, sampled).log_probs
+    assert data["ref_chosen_logps"] == pytest.approx(expected.tolist(), abs=1e-3)
 
 
 def test_tokenising_again_gives_other_tokens(

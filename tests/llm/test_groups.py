@@ -8,15 +8,13 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 
 from fdpo.llm.config import FDPOConfig
 from fdpo.llm.sampler import PairSampler
 from fdpo.llm.trainer import FDPOTrainer
 from fdpo.preferences.pairs import PairingConfig, make_pairs
 from fdpo.preferences.schema import groups_from_rows
-
-LORA = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True)
+from tests.llm.training import LORA
 
 
 @pytest.fixture(scope="module")
@@ -111,5 +109,11 @@ def test_pairs_of_a_prompt_stay_together_and_lengths_are_alike() -> None:
 
 
 def test_an_incomplete_update_comes_last() -> None:
-    sampler = PairSampler(list(range(10)), [5] * 10, update_size=4, seed=0)
-    assert sorted(sampler) == list(range(10)) and len(sampler) == 10
+    """Each update is sorted by length here, so that a boundary elsewhere would show."""
+    sampler = PairSampler(range(10), range(10), update_size=4, seed=0)
+    assert len(sampler) == 10
+    for epoch in range(10):
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        assert sorted(order) == list(range(10))
+        assert all(update == sorted(update) for update in (order[:4], order[4:8], order[8:]))

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 
 from fdpo.llm.config import FDPOConfig
 from fdpo.llm.generation import reference_samples
@@ -17,9 +16,9 @@ from fdpo.llm.models import load_model, load_tokenizer
 from fdpo.llm.trainer import FDPOTrainer
 from fdpo.preferences.generate import Completion
 from fdpo.runs.cache import ReferenceCache
+from tests.llm.training import LORA
 
 KEYS = torch.tensor([[1, 2], [3, 4], [5, -6]])
-LORA = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True)
 
 
 def test_files_of_several_processes_add_up(tmp_path: Path) -> None:
