@@ -92,8 +92,11 @@ def parse_method(method: str) -> tuple[str, float | None]:
         >>> parse_method("alpha 0.3")
         ('alpha', 0.3)
     """
-    loss, _, alpha = method.partition(" ")
-    return loss, float(alpha) if alpha else None
+    loss, _, alpha = method.rpartition(" ")
+    try:
+        return loss, float(alpha)
+    except ValueError:  # no alpha; the text of a mixture may have spaces
+        return method, None
 
 
 def style(method: str) -> dict[str, Any]:

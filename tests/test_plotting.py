@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fdpo import DIVERGENCES, get_divergence, plotting
+from fdpo import DIVERGENCES, LOSSES, get_divergence, plotting
 
 
 def test_every_divergence_has_its_own_colour() -> None:
@@ -12,6 +12,11 @@ def test_every_divergence_has_its_own_colour() -> None:
     assert len({*plotting.COLOURS.values(), plotting.OTHER}) == len(DIVERGENCES) + 1
     assert plotting.colour(get_divergence("alpha", alpha=0.3)) == plotting.COLOURS["alpha"]
     assert plotting.colour(2 * get_divergence("js")) == plotting.OTHER
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_has_the_colour_of_its_divergence(loss: str) -> None:
+    assert plotting.style(loss)["color"] == plotting.COLOURS[LOSSES[loss][0]]
 
 
 @pytest.mark.parametrize(
@@ -23,6 +28,7 @@ def test_every_divergence_has_its_own_colour() -> None:
         ("jsd", None, "jsd", "JS"),
         ("alpha", 0.3, "alpha 0.3", "α = 0.3"),
         ("skew_js", None, "skew_js", "skew_js"),
+        ("0.7*js + 0.3*fkl", None, "0.7*js + 0.3*fkl", "mixture"),
     ],
 )
 def test_methods_have_names_and_labels(
@@ -37,6 +43,7 @@ def test_styles_tell_methods_apart() -> None:
     methods = "sigmoid,hinge,ipo,jsd,alpha 0.3,alpha 0.5,alpha 0.7,fkl,jeffreys,chi2_kl".split(",")
     styles = [plotting.style(method) for method in methods]
     assert len({(s["color"], s["linestyle"], s["marker"]) for s in styles}) == len(methods)
+    assert len({s["label"] for s in styles}) == len(methods)
 
 
 def test_page_on_divergences_shows_the_table() -> None:
