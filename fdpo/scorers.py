@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +28,6 @@ from fdpo.plugins import load_plugin
 Scorer = Callable[[Sequence[str], Sequence[str]], list[float]]
 
 
-@dataclass(frozen=True)
-class ClassifierOptions:
-    """Options of a scorer that is a sequence classifier.
-
-    Arguments:
-        label: The name or the index of the label that counts; by default the one named positive,
-            or else the last.
-        logit: Whether the score is the logit of the label instead of its log-odds.
-        batch_size: Texts in a batch.
-        max_length: Tokens after which a text is truncated; by default the context of the model.
-        device: The device of the model; by default a GPU if there is one.
-    """
-
-    label: str | None = None
-    logit: bool = False
-    batch_size: int = 64
-    max_length: int | None = None
-    device: str | torch.device | None = None
-
-
 def get_scorer(
     spec: str,
     *,
@@ -58,7 +37,16 @@ def get_scorer(
     max_length: int | None = None,
     device: str | torch.device | None = None,
 ) -> Scorer:
-    """Returns the scorer of a name (see the module); the options are :class:`ClassifierOptions`.
+    """Returns the scorer of a name (see the module); the options are those of a classifier.
+
+    Arguments:
+        spec: The name.
+        label: The name or the index of the label that counts; by default the one named positive,
+            or else the last.
+        logit: Whether the score is the logit of the label instead of its log-odds.
+        batch_size: Texts in a batch.
+        max_length: Tokens after which a text is truncated; by default the context of the model.
+        device: The device of the model; by default a GPU if there is one.
 
     Raises:
         ValueError: If there is no such scorer or label.
@@ -72,8 +60,7 @@ def get_scorer(
         return checked(_vader(), spec)
     if ":" in spec and not os.path.exists(spec):
         return checked(_function(spec), spec)
-    options = ClassifierOptions(label, logit, batch_size, max_length, device)
-    return checked(_Classifier(spec, options), spec)
+    return checked(_Classifier(spec, label, logit, batch_size, max_length, device), spec)
 
 
 def checked(scorer: Callable[..., Any], spec: str) -> Scorer:
@@ -119,20 +106,28 @@ def _function(spec: str) -> Callable[..., Any]:
 class _Classifier:
     """A scorer of whole texts, prompt and completion, by a sequence classifier."""
 
-    def __init__(self, name: str, options: ClassifierOptions) -> None:
+    def __init__(
+        self,
+        name: str,
+        label: str | None,
+        logit: bool,
+        batch_size: int,
+        max_length: int | None,
+        device: str | torch.device | None,
+    ) -> None:
         self.model, self.tokenizer = _load_classifier(name)
         config = self.model.config
-        self.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device).eval()
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
             config.pad_token_id = self.tokenizer.pad_token_id
-        self.label = _label_index(name, config.id2label, options.label)
-        self.logit = options.logit or len(config.id2label) == 1
-        self.batch_size = options.batch_size
+        self.label = _label_index(name, config.id2label, label)
+        self.logit = logit or len(config.id2label) == 1
+        self.batch_size = batch_size
         longest = self.tokenizer.model_max_length
         context = getattr(config, "max_position_embeddings", longest)
-        self.max_length = options.max_length or min(context, longest)
+        self.max_length = max_length or min(context, longest)
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float]:

@@ -17,6 +17,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from fdpo.diffusion.config import DiffusionConfig
 from fdpo.diffusion.noise import Model, NoiseProcess, process_from_scheduler
 from fdpo.runs.files import read_json
+from fdpo.runs.hub import is_hub_id
 
 WEIGHTS = "*.safetensors"
 
@@ -115,7 +116,7 @@ def load_image_model(
         ValueError: If the folder has no model, no weights or no noising process.
     """
     folder = Path(name)
-    if not folder.is_dir() and (name.count("/") != 1 or name.startswith(".")):
+    if not folder.is_dir() and not is_hub_id(name):
         raise ValueError(f"model {name}: no such folder, and no hub id (owner/name)")
     if (folder / "config.json").exists():
         model, scheduler = _load_folder(name)
@@ -138,6 +139,10 @@ def save_image_model(
     stored: Any = copy.deepcopy(model).half() if half else model
     stored.save_pretrained(folder)
     process.scheduler().save_pretrained(folder)
+
+
+# The names of version 0.1.
+load, save = load_image_model, save_image_model
 
 
 def _load_folder(name: str) -> tuple[Any, Any]:

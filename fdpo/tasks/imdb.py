@@ -37,6 +37,7 @@ from transformers import (
 from trl import pack_dataset
 
 from fdpo.preferences.prompts import clean_review
+from fdpo.runs.hub import is_hub_id
 from fdpo.runs.rows import read_rows
 
 BOS, EOS, PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
@@ -78,7 +79,7 @@ def load_texts(source: str, held_out: int = 2000) -> Splits:
     """
     if Path(source).is_file():
         rows = read_rows(source)
-    elif source.count("/") == 1 and not source.startswith("."):
+    elif is_hub_id(source):
         rows = load_dataset(source, split="train")
     else:
         raise ValueError(f"--dataset {source}: no such file, and no hub id (owner/name)")
@@ -202,7 +203,6 @@ def language_model_metrics(
     the first few has half a context or more before it. Bytes are those of UTF-8.
     """
     context = model.config.max_position_embeddings
-    device = next(model.parameters()).device
     nats, tokens = 0.0, 0
     model.eval()
     for text in texts:
@@ -210,7 +210,7 @@ def language_model_metrics(
         done = 1
         while done < len(ids):
             start = max(0, done - context // 2) if done > 1 else 0
-            window = torch.tensor(ids[start : start + context], device=device)
+            window = torch.tensor(ids[start : start + context], device=model.device)
             logits = model(window[None]).logits[0, :-1].float()
             losses = torch.nn.functional.cross_entropy(logits, window[1:], reduction="none")
             new = losses[done - start - 1 :]

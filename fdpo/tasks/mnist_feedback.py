@@ -53,7 +53,7 @@ def sample_groups(
     """Samples the images of all groups into a folder and returns the function that groups them.
 
     Arguments:
-        folder: The folder of the data set; images that are there are not sampled again.
+        folder: The folder of the data set; existing images are not sampled again.
         model: The model.
         process: Its noise process.
         groups: The number of groups.
@@ -62,7 +62,7 @@ def sample_groups(
         seed: The seed of the noise.
 
     Returns:
-        The ``complete`` of :func:`fdpo.preferences.generate.make_dataset`, with a group a part.
+        The ``complete`` of :func:`fdpo.preferences.generate.make_dataset`, whose parts are groups.
     """
     names = write_samples(folder, model, process, groups * group_size, steps=steps, seed=seed)
 

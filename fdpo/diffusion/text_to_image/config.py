@@ -12,10 +12,8 @@ from fdpo.runs.distributed import num_processes
 changed = partial(with_default, DiffusionConfig)
 KAPPA = 2500.0
 PAIRS_PER_UPDATE = 2048
-STEPS, GUIDANCE = (
-    50,
-    7.5,
-)  # denoising steps and guidance scale, the defaults of diffusers' pipelines
+STEPS, GUIDANCE = 50, 7.5
+"""Denoising steps and guidance scale, the defaults of diffusers' pipelines."""
 
 
 @dataclass
@@ -31,7 +29,7 @@ class StableDiffusionConfig(DiffusionConfig):
     Arguments:
         gradient_accumulation_steps: Batches per update; 0: as many as make 2,048 pairs in all
             processes together.
-        scale_lr: Whether ``learning_rate`` is per pair, to be multiplied by the pairs per update.
+        scale_lr: True if ``learning_rate`` is per pair, to be multiplied by the pairs per update.
 
     Raises:
         ValueError: If an option is out of range or has no effect.

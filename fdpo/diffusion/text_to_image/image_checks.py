@@ -26,7 +26,7 @@ def check_images(
 
     Arguments:
         pairs: The pairs.
-        skip_unreadable: Whether pairs with an image that cannot be decoded are dropped.
+        skip_unreadable: True to drop pairs with an image that cannot be decoded.
         threads: Images decoded at the same time in each process.
 
     Returns:

@@ -62,7 +62,7 @@ class LatentCache:
 
         Arguments:
             data: The bytes of the image file.
-            flip: Whether the image is flipped.
+            flip: True if the image is flipped.
         """
         return load_file(self._image_file(data, flip))
 

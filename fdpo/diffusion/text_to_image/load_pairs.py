@@ -38,7 +38,7 @@ def load_captioned_pairs(
             it; ``prompt`` may stand for ``caption``.
         split: The split of a hub id, or the name of the folder's JSONL file.
         pairing: The rule that makes pairs of scored groups.
-        labelled: Whether the labels count; otherwise ties stay and the winner is arbitrary.
+        labelled: True if the labels count; otherwise ties stay and the winner is arbitrary.
         limit: The number of rows to read, from the first; by default all.
 
     Raises:
@@ -94,11 +94,10 @@ def _load_table(path: Path, name: str, split: str) -> Any:
 def _pairs_of_table(
     table: Any, name: str, labelled: bool, limit: int | None
 ) -> tuple[CaptionedPairs, Counter[str]]:
-    needed = (*IMAGES, "label_0") if labelled else IMAGES
-    missing = [column for column in needed if column not in table.features]
-    if missing or "caption" not in table.features:
+    needed = (*IMAGES, *(["label_0"] if labelled else []), "caption")
+    if missing := [column for column in needed if column not in table.features]:
         columns = ", ".join(table.features)
-        raise ValueError(f"{name}: no column {', '.join(missing or ['caption'])}; found {columns}")
+        raise ValueError(f"{name}: no column {', '.join(missing)}; found {columns}")
     table = table.select(range(min(limit or len(table), len(table))))
     rows = TableRows(_without_decoding(table), name)
     captions = rows.column("caption")

@@ -48,7 +48,7 @@ class Crop:
     """A flip and a crop, the same for both images of a pair.
 
     Attributes:
-        flip: Whether left and right are exchanged.
+        flip: True if left and right are exchanged.
         top: The top of the crop, as a share of the rows to choose from, in [0, 1].
         left: The left edge of the crop, as a share of the columns to choose from.
     """
@@ -66,8 +66,8 @@ class PairTransform:
 
     Arguments:
         resolution: Height and width in pixels.
-        random_flip: Whether half of the pairs are flipped, both images.
-        random_crop: Whether the crop's position is random; otherwise it is the centre.
+        random_flip: True to flip half of the pairs, both images.
+        random_crop: True for a random position of the crop; otherwise it is the centre.
     """
 
     resolution: int
