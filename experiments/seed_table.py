@@ -22,6 +22,7 @@ from pandas import DataFrame, Series
 from fdpo import runs
 from fdpo.cli import arguments
 
+PROGRAM = "experiments.seed_table"
 MNIST_OPTIONS = ["model", "method", "dpo_weight", "loss", "alpha"]
 MNIST_METRICS = ["share", "out_of_distribution", "variety"]
 GOALS: dict[str, Callable[[Series], bool]] = {
@@ -97,8 +98,8 @@ class Arguments:
 
 
 def main() -> None:
-    (args,) = arguments.parse((Arguments,), program="seed_table.py")
-    with arguments.usage_errors("seed_table.py"):
+    (args,) = arguments.parse((Arguments,), program=PROGRAM)
+    with arguments.usage_errors(PROGRAM):
         table = pandas.read_csv(Path(args.sweep) / "table.csv")
     summary = {"imdb": imdb, "mnist": mnist}[args.table](Path(args.sweep), table)
     print(summary.reset_index().to_markdown(index=False))

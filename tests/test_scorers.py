@@ -151,7 +151,7 @@ def test_wrong_returns(name: str, message: str) -> None:
         ("nobody/no-such-model", "neither vader"),
     ],
 )
-def test_unknmy_scorers(spec: str, message: str) -> None:
+def test_unknown_scorers(spec: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         get_scorer(spec)
     assert str(caught.value).startswith(f"scorer {spec}: ") and "\n" not in str(caught.value)

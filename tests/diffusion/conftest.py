@@ -11,13 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
 from fdpo.diffusion import DDPM, DiffusionConfig, DiffusionTrainer, Flow
-from tests.diffusion.tiny import MakeTrainer, tiny_model, tiny_pairs
+from tests.diffusion.tiny import MakeTrainer, reset_accelerate, tiny_model, tiny_pairs
 
-ROOT = Path(__file__).parents[2]
 VOCABULARY = 2 * 256 + 2  # the bytes, alone and at a word's end, and the two marks
 LENGTH = 16  # tokens of a prompt
 
@@ -101,9 +99,7 @@ def make_trainer(tmp_path: Path) -> MakeTrainer:
             "reference_cache": "off",
         }
         config = DiffusionConfig(**{**small, **options})  # type: ignore[arg-type]
-        # Accelerate has one state per process: use a trainer before the next one is made.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
+        reset_accelerate()
         process = Flow() if flow else DDPM()
         return DiffusionTrainer(tiny_model(), process, tiny_pairs(), config)
 

@@ -9,6 +9,7 @@ import pytest
 from diffusers.optimization import SchedulerType
 
 import fdpo.diffusion
+from fdpo.diffusion import models
 from fdpo.diffusion.config import SCHEDULES, DiffusionConfig
 
 WRONG = [
@@ -43,6 +44,7 @@ def test_every_public_name_is_there() -> None:
         assert getattr(fdpo.diffusion, name) is not None
     assert fdpo.diffusion.PicturePairs is fdpo.diffusion.ImagePairs
     assert fdpo.diffusion.DrawnPairs is fdpo.diffusion.PairDataset
+    assert models.load is models.load_image_model and models.save is models.save_image_model
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         fdpo.diffusion.nothing  # noqa: B018
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
@@ -26,8 +27,15 @@ def tiny_pairs(n: int = 16) -> ImagePairs:
     return ImagePairs(images, [(i, n + i) for i in range(n)])
 
 
-def get_batch(trainer: DiffusionTrainer, n: int = 4) -> dict[str, Any]:
-    return default_collate([trainer.dataset[0, index] for index in range(n)])
+def reset_accelerate() -> None:
+    """Forgets Accelerate's state, one per process: use a trainer before the next one is made."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def get_batch(trainer: DiffusionTrainer, n: int = 4, epoch: int = 0) -> dict[str, Any]:
+    """Returns the first pairs of an epoch, collated."""
+    return default_collate([trainer.dataset[epoch, index] for index in range(n)])
 
 
 def perturb(trainer: DiffusionTrainer, seed: int = 3) -> None:

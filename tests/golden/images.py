@@ -44,7 +44,7 @@ def trained(work: Workplace) -> str:
 
 
 def run_folder(work: Workplace, folder: str) -> dict[str, Any]:
-    """Reads what a run folder holds."""
+    """Reads the contents of a run folder."""
     return {
         "metrics": work.json(f"{folder}/metrics.json"),
         "log": work.rows(f"{folder}/log.jsonl"),

@@ -49,7 +49,7 @@ CASES: dict[str, Callable[[Workplace], Any]] = {
     "results": results.results,
     "notebook": results.notebook,
 }
-"""What is compared, in the order in which it is computed."""
+"""The cases in the order of their computation."""
 NEED_DATA = ("pretrain",)
 
 

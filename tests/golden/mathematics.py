@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 import fdpo
-from fdpo import estimators
+from fdpo import Divergence, estimators
 from tests.golden.workplace import ROOT, OneThread, Workplace
 
-Divergence = Any  # the name of the class is no part of what is compared
 CHOSEN = (0.0, 0.3, -0.7, 1.5, -4.0, 9.0, 30.0, -30.0, 110.0, -110.0, -0.02)
 REJECTED = (0.0, -0.2, 0.9, 1.5, -6.5, -2.0, -30.0, 30.0, -110.0, 110.0, -90.0)
 """Log-ratios of the chosen and the rejected sides, nats."""
@@ -73,7 +72,7 @@ def of_divergence(divergence: Divergence, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def of_loss(divergence: Divergence, dtype: torch.dtype, **options: Any) -> dict[str, Any]:
-    """Computes the losses of the pairs with their gradients, and what goes with them."""
+    """Computes the losses of the pairs with their gradients, rewards and slopes."""
     chosen, rejected = (
         torch.tensor(one, dtype=dtype, requires_grad=True) for one in (CHOSEN, REJECTED)
     )
@@ -95,7 +94,7 @@ def of_loss(divergence: Divergence, dtype: torch.dtype, **options: Any) -> dict[
 
 
 def of_preferences(divergence: Divergence, dtype: torch.dtype) -> dict[str, Any]:
-    """Computes every preference loss; what all of them share only once."""
+    """Computes every preference loss; values that all of them share only once."""
     computed = {
         name: of_loss(divergence, dtype, preference=name, beta=0.1) for name in fdpo.PREFERENCES
     }
@@ -145,8 +144,8 @@ def loss_options(_: Workplace) -> Any:
     with OneThread():
         computed = {
             f"{divergence}, {preference}": {
-                option: of_loss(divergence, torch.float64, preference=preference, **given)
-                for option, given in OPTIONS.items()
+                option: of_loss(divergence, torch.float64, preference=preference, **options)
+                for option, options in OPTIONS.items()
             }
             for divergence in some
             for preference in preferences
@@ -168,8 +167,8 @@ def resolved(name: str) -> Any:
 
 def normal(*shape: int, seed: int, mean: float = 0.0, scale: float = 1.0) -> Tensor:
     """Returns normal numbers that depend on the seed alone."""
-    made = torch.Generator().manual_seed(seed)
-    return mean + scale * torch.randn(*shape, generator=made, dtype=torch.float64)
+    rng = torch.Generator().manual_seed(seed)
+    return mean + scale * torch.randn(*shape, generator=rng, dtype=torch.float64)
 
 
 def estimated(estimate: estimators.Estimate) -> list[Any]:
@@ -178,7 +177,7 @@ def estimated(estimate: estimators.Estimate) -> list[Any]:
 
 
 def of_samples(policy: Tensor, reference: Tensor) -> dict[str, Any]:
-    """Estimates what samples of both models say."""
+    """Estimates divergences from samples of both models."""
     rows = {}
     for divergence in divergences():
         sides = ((policy, reference), (policy, None), (None, reference))

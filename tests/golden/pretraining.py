@@ -12,7 +12,7 @@ from tests.golden.workplace import ROOT, Workplace, write_jsonl
 
 REVIEWS, HELD_OUT = 1000, 720
 LETTERS = 400
-"""Of each review, so that its figures take little time."""
+"""Of each review, so that its metrics take little time."""
 DIGITS = {"train": 400, "t10k": 300}
 """Images of each split."""
 SHORT = ("--max_steps", 3, "--logging_steps", 1, "--report_to", "none", "--use_cpu")
@@ -55,13 +55,13 @@ def digits(work: Workplace) -> Path:
 def of_text(work: Workplace) -> None:
     """Trains a language model and a scorer."""
     texts = work.once("reviews", reviews)
-    given = ("--dataset", texts, "--held_out", HELD_OUT, "--vocab_size", 400, "--layers", 1, *SHORT)
+    args = ("--dataset", texts, "--held_out", HELD_OUT, "--vocab_size", 400, "--layers", 1, *SHORT)
     work.run(
-        "sft", *given, "--width", 16, "--heads", 2, "--context", 64, "--learning_rate", 1e-2,
+        "sft", *args, "--width", 16, "--heads", 2, "--context", 64, "--learning_rate", 1e-2,
         "--per_device_train_batch_size", 4, "--output_dir", "sft",
     )  # fmt: skip
     work.run(
-        "train_scorer", *given, "--width", 32, "--warmup_steps", 1,
+        "train_scorer", *args, "--width", 32, "--warmup_steps", 1,
         "--per_device_train_batch_size", 8, "--output_dir", "scorer",
     )  # fmt: skip
 
@@ -90,7 +90,7 @@ def pretrain(work: Workplace) -> Any:
 
 
 def trained(work: Workplace, folder: str) -> dict[str, Any]:
-    """Reads what a run folder holds."""
+    """Reads the contents of a run folder."""
     (weights,) = (name for name in work.names(folder) if name in WEIGHTS)
     return {
         "metrics": work.json(f"{folder}/metrics.json"),

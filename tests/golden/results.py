@@ -1,4 +1,4 @@
-"""Cases of the published results: made again from the numbers in the repository."""
+"""Cases of the published results, computed again from the numbers in the repository."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from tests.golden.workplace import ENVIRONMENT, ROOT, Workplace
 
 FILES = ("questions", "curves", "calibration", "samples")
 LEFT_OUT = ("arguments", "commits", "units")
-"""What is not compared of them."""
+"""Their keys that are not compared."""
 NOTEBOOK = ROOT / "results.ipynb"
 
 
 def results(work: Workplace) -> Any:
-    """Makes the answers of the text sweep again.
+    """Computes the answers of the text sweep again.
 
     The golden value has no difference from ``results/`` as committed, and sums of its numbers.
     """
-    given = json.loads((ROOT / "results/text_questions.json").read_text())["arguments"]
+    arguments = json.loads((ROOT / "results/text_questions.json").read_text())["arguments"]
     shutil.copytree(ROOT / "results/text_runs", work.folder / "text_runs")
     work.run("archive", "--sweep", "sweep-imdb", "--archive", "text_runs")
     work.run(
-        "text_results", "--sweep", "sweep-imdb", "--betas", *given["betas"], "--draws",
-        given["draws"], "--output", "text",
+        "text_results", "--sweep", "sweep-imdb", "--betas", *arguments["betas"], "--draws",
+        arguments["draws"], "--output", "text",
     )  # fmt: skip
     files = {name: of_file(work, name) for name in FILES}
     files["text_runs"] = {"names": work.names("text_runs")}
@@ -41,16 +41,16 @@ def results(work: Workplace) -> Any:
 
 def of_file(work: Workplace, name: str) -> dict[str, Any]:
     """Compares a file of results with the committed one, and sums its rows up."""
-    committed, made = (
+    committed, fresh = (
         json.loads((folder / f"text_{name}.json").read_text(encoding="utf-8"))
         for folder in (ROOT / "results", work.folder)
     )
-    for one in (committed, made):
+    for one in (committed, fresh):
         for key in LEFT_OUT:
             one.pop(key, None)
     return {
-        "differences": differences(committed, made, exact=False),
-        "totals": {key: totals(made[key]) for key in ("rows", "betas") if key in made},
+        "differences": differences(committed, fresh, exact=False),
+        "totals": {key: totals(fresh[key]) for key in ("rows", "betas") if key in fresh},
     }
 
 
@@ -76,7 +76,7 @@ def notebook(work: Workplace) -> Any:
     stored = nbformat.read(NOTEBOOK, as_version=4)
     fresh = copy.deepcopy(stored)
     environment = {**os.environ, **ENVIRONMENT, "FDPO_RESULTS": str(ROOT / "results")}
-    del environment["MPLBACKEND"]  # pyplot's figures are to be shown
+    del environment["MPLBACKEND"]  # pyplot must show its figures
     client = NotebookClient(fresh, timeout=300, resources={"metadata": {"path": str(work.folder)}})
     client.execute(env=environment)
     stored_texts, fresh_texts = shown(stored), shown(fresh)

@@ -99,8 +99,8 @@ def pipeline(xl: bool) -> Any:
 
 def image(seed: int, size: tuple[int, int], colour: tuple[int, int, int]) -> Image.Image:
     """Returns an image of random pixels around a colour."""
-    made = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(256, (size[1], size[0], 3), generator=made)
+    rng = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (size[1], size[0], 3), generator=rng)
     return Image.fromarray(((3 * torch.tensor(colour) + pixels) // 4).byte().numpy())
 
 
@@ -130,7 +130,7 @@ def pipelines(work: Workplace) -> dict[str, Path]:
 
 def train(work: Workplace, name: str, model: str, *options: object) -> str:
     """Trains a pipeline on the pairs and returns the run's folder."""
-    data, models = work.once("picture-pairs", pairs), work.once("pipelines", pipelines)
+    data, models = work.once("image-pairs", pairs), work.once("pipelines", pipelines)
     work.run(
         "train_sd", "--pretrained_model_name_or_path", models[model], "--dataset", data, *SMALL,
         *options, "--output_dir", name,
@@ -147,7 +147,7 @@ def lora(work: Workplace) -> str:
 
 
 def run_folder(work: Workplace, folder: str) -> dict[str, Any]:
-    """Reads what a run folder holds."""
+    """Reads the contents of a run folder."""
     return {
         "metrics": work.json(f"{folder}/metrics.json"),
         "log": work.rows(f"{folder}/log.jsonl"),

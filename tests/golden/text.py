@@ -74,7 +74,7 @@ def trained(work: Workplace) -> str:
 
 
 def run_folder(work: Workplace, folder: str) -> dict[str, Any]:
-    """Reads what every run folder holds."""
+    """Reads the contents of a run folder."""
     return {
         "metrics": metrics(work, folder),
         "log": work.rows(f"{folder}/log.jsonl"),

@@ -1,4 +1,4 @@
-"""Programs of the repository, run in a temporary folder, and readers of what they write."""
+"""Programs of the repository, run in a temporary folder, and readers of their files."""
 
 from __future__ import annotations
 
@@ -60,20 +60,20 @@ class Workplace:
 
     def __init__(self, folder: Path, data: Path | None = None) -> None:
         self.folder, self.data = folder, data
-        self.made: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}
         self.calls = 0
 
     def once(self, name: str, make: Callable[[Workplace], Any]) -> Any:
-        """Returns what a function makes here, and makes it the first time only."""
-        if name not in self.made:
-            self.made[name] = make(self)
-        return self.made[name]
+        """Returns the result of a function, which it calls the first time only."""
+        if name not in self.results:
+            self.results[name] = make(self)
+        return self.results[name]
 
     def run(self, program: str, *options: object) -> str:
-        """Runs a program and returns what it printed.
+        """Runs a program and returns its output.
 
         Raises:
-            RuntimeError: If it fails, with the end of what it said.
+            RuntimeError: If it fails, with the end of its standard error.
         """
         path = PROGRAMS[program]
         start = path.split() if path.startswith("-m ") else [str(ROOT / path)]
@@ -92,7 +92,7 @@ class Workplace:
         return done.stdout
 
     def json(self, path: str) -> Any:
-        """Reads a JSON file without times and what depends on the machine or checkout."""
+        """Reads a JSON file without times and values that depend on the machine or checkout."""
         return stable(json.loads((self.folder / path).read_text(encoding="utf-8")), self.folder)
 
     def rows(self, path: str) -> list[Any]:

@@ -10,7 +10,8 @@ import torch
 from fdpo.diffusion.text_to_image.load_pairs import load_captioned_pairs
 from fdpo.diffusion.text_to_image.pipeline import load_pipeline
 from fdpo.diffusion.text_to_image.transforms import Crop, PairTransform, decode_image
-from tests.diffusion.text_to_image.trainers import Pipelines, get_batch, make_trainer
+from tests.diffusion.text_to_image.trainers import Pipelines, make_trainer
+from tests.diffusion.tiny import get_batch
 
 
 def test_a_pair_is_changed_as_one(pipelines: Pipelines, pair_folder: Path) -> None:

@@ -13,13 +13,8 @@ from fdpo.diffusion.text_to_image.latents import LatentCache
 from fdpo.diffusion.text_to_image.load_pairs import load_captioned_pairs
 from fdpo.diffusion.text_to_image.pipeline import load_pipeline
 from fdpo.diffusion.text_to_image.transforms import PairTransform
-from tests.diffusion.text_to_image.trainers import (
-    Pipelines,
-    every_kind,
-    get_batch,
-    make_trainer,
-    move_policy,
-)
+from tests.diffusion.text_to_image.trainers import Pipelines, every_kind, make_trainer
+from tests.diffusion.tiny import get_batch, perturb
 
 
 @every_kind
@@ -35,7 +30,7 @@ def test_cached_latents_give_the_same_loss(
     metrics = []
     for used in (None, cache):
         trainer = make_trainer(load_pipeline(pipelines(kind)), pair_folder, used)
-        move_policy(trainer)
+        perturb(trainer)
         metrics.append(trainer.compute_loss(get_batch(trainer, 8))[1])
     assert metrics[0]["log_ratios/chosen"].abs().min() > 0
     for name, values in metrics[0].items():

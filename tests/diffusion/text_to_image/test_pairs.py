@@ -122,6 +122,7 @@ WRONG_TABLES = [
     ([row(), row(caption="  ")], "row 2: the caption is empty"),
     ([row(caption=None)], "row 1: caption must be a text, not null"),
     ([{"jpg_0": RED, "caption": "a", "label_0": 1.0}], "no column jpg_1; found jpg_0, caption"),
+    ([{"jpg_0": RED, "jpg_1": BLUE}], "no column label_0, caption; found jpg_0, jpg_1"),
     ([row(0.5)], r"no pair is left \(1 candidates, 1 ties\)"),
 ]
 

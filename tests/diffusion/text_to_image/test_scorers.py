@@ -52,7 +52,7 @@ def test_long_captions_are_cut(clip: Clip, paths: list[str]) -> None:
     assert scorer(["x" * 500], paths[:1]) == pytest.approx(scorer(["x" * 400], paths[:1]))
 
 
-def test_aesthetics_is_the_head_on_the_pictures_direction(clip: Clip, paths: list[str]) -> None:
+def test_aesthetics_is_the_head_on_the_embeddings_direction(clip: Clip, paths: list[str]) -> None:
     from transformers import CLIPImageProcessor
 
     name = clip("aesthetics")
@@ -68,7 +68,7 @@ def test_aesthetics_is_the_head_on_the_pictures_direction(clip: Clip, paths: lis
     torch.testing.assert_close(torch.tensor(scores), embeds[:, 0], rtol=1e-4, atol=1e-5)
 
 
-OWN = """
+USER_SCORERS = """
 from PIL import Image
 calls = []
 def redness(captions, paths):
@@ -81,16 +81,16 @@ def same(captions, paths):
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def user_scorers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     import importlib
 
-    (tmp_path / "own_pictures.py").write_text(OWN)
+    (tmp_path / "user_scorers.py").write_text(USER_SCORERS)
     monkeypatch.syspath_prepend(tmp_path)
-    return importlib.reload(importlib.import_module("own_pictures"))
+    return importlib.reload(importlib.import_module("user_scorers"))
 
 
-def test_pairs_are_labelled_by_a_scorer_that_sees_each_picture_once(
-    own: Any, pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_scorer_relabels_pairs_and_scores_each_image_once(
+    user_scorers: Any, pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fdpo.diffusion.text_to_image.relabel.PART", 6)
     rows = [json.loads(line) for line in (pair_folder / "train.jsonl").read_text().splitlines()]
@@ -100,36 +100,38 @@ def test_pairs_are_labelled_by_a_scorer_that_sees_each_picture_once(
     (pair_folder / "copy.png").write_bytes((pair_folder / rows[2]["chosen"]).read_bytes())
     (pair_folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pairs, _ = load_captioned_pairs(str(pair_folder))
-    spec = "own_pictures:redness"
-    found, counts = relabelled(pairs, get_image_scorer(spec), spec, tmp_path / "cache")
+    spec = "user_scorers:redness"
+    result, counts = relabelled(pairs, get_image_scorer(spec), spec, tmp_path / "cache")
     assert counts == {"candidates": 10, "ties": 1, "made": 9}
     reds = {path.read_bytes() for path in pair_folder.glob("chosen-*.png")}
-    assert all(found.read(i, "chosen") in reds for i in range(9))
-    # Sixteen pictures and one with another caption; the copy is the same picture.
-    assert [len(call) for call in own.calls] == [6, 6, 5]
+    assert all(result.read(i, "chosen") in reds for i in range(9))
+    # Sixteen images and one with another caption; the copy is the same image.
+    assert [len(call) for call in user_scorers.calls] == [6, 6, 5]
     again, _ = relabelled(pairs, get_image_scorer(spec), spec, tmp_path / "cache")
-    assert again.winners == found.winners and len(own.calls) == 3
-    with pytest.raises(ValueError, match="own_pictures:same: scores both images of all 10 pairs"):
-        relabelled(pairs, get_image_scorer("own_pictures:same"), "own_pictures:same", tmp_path)
+    assert again.winners == result.winners and len(user_scorers.calls) == 3
+    with pytest.raises(ValueError, match="user_scorers:same: scores both images of all 10 pairs"):
+        relabelled(pairs, get_image_scorer("user_scorers:same"), "user_scorers:same", tmp_path)
 
 
-def test_kept_scores_belong_to_the_scorers_code(own: Any, tmp_path: Path, clip: Clip) -> None:
-    before = scorer_key("own_pictures:redness")
-    assert before != scorer_key("own_pictures:same") and before == scorer_key(
-        "own_pictures:redness"
+def test_cached_scores_belong_to_the_scorers_code(
+    user_scorers: Any, tmp_path: Path, clip: Clip
+) -> None:
+    before = scorer_key("user_scorers:redness")
+    assert before != scorer_key("user_scorers:same") and before == scorer_key(
+        "user_scorers:redness"
     )
-    (tmp_path / "own_pictures.py").write_text(OWN + "\n")
-    assert scorer_key("own_pictures:redness") != before
+    (tmp_path / "user_scorers.py").write_text(USER_SCORERS + "\n")
+    assert scorer_key("user_scorers:redness") != before
     assert scorer_key(f"clip={clip('clip')}") != scorer_key(f"clip={clip('aesthetics')}")
 
 
-def test_wrong_scorers(clip: Clip, tmp_path: Path, own: Any) -> None:
+def test_wrong_scorers(clip: Clip, tmp_path: Path, user_scorers: Any) -> None:
     for spec, message in [
         ("beauty", "neither pickscore, clip, aesthetics nor package.module:function"),
         ("clip=./nowhere", "no such folder, and no hub id"),
         (f"clip={tmp_path}", "cannot be loaded"),
         (f"aesthetics={clip('clip')}", "no weights layers.0, layers.2"),
-        ("own_pictures:absent", "own_pictures has no 'absent'"),
+        ("user_scorers:absent", "user_scorers has no 'absent'"),
     ]:
         with pytest.raises(ValueError, match=f"scorer {spec}: .*{message}") as caught:
             get_image_scorer(spec)

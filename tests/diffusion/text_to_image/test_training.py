@@ -12,13 +12,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from fdpo.diffusion.text_to_image.pipeline import load_pipeline
-from tests.diffusion.text_to_image.trainers import (
-    Pipelines,
-    every_kind,
-    get_batch,
-    make_trainer,
-    move_policy,
-)
+from tests.diffusion.text_to_image.trainers import Pipelines, every_kind, make_trainer
+from tests.diffusion.tiny import get_batch, perturb
 
 
 @every_kind
@@ -28,7 +23,7 @@ def test_reverse_kl_is_the_published_loss(
     """On the same latents, noise and times, with diffusers' own noise and the whole U-Net call."""
     trainer = make_trainer(load_pipeline(pipelines(kind)), pair_folder)
     assert trainer.config.kappa == 2500 and trainer.config.beta == 1
-    move_policy(trainer)
+    perturb(trainer)
     loaded = get_batch(trainer)
     loss, metrics = trainer.compute_loss(loaded)
     dataset: Any = trainer.dataset.pairs
@@ -71,7 +66,7 @@ def test_an_untouched_lora_is_its_reference(
     trained = {name: p for name, p in trainer.policy.named_parameters() if p.requires_grad}
     assert trained and all("lora" in name for name in trained)
     assert {p.dtype for p in trained.values()} == {torch.float32}
-    move_policy(trainer)
+    perturb(trainer)
     loss, metrics = trainer.compute_loss(get_batch(trainer))
     assert metrics["log_ratios/chosen"].all()
     loss.backward()

@@ -1,4 +1,4 @@
-"""A trainer of a tiny Stable Diffusion on eight pairs, and its batches."""
+"""A trainer of a tiny Stable Diffusion on eight pairs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from accelerate.state import AcceleratorState, GradientState
-from torch.utils.data import default_collate
 
 from fdpo.diffusion import DiffusionTrainer
 from fdpo.diffusion.text_to_image.config import StableDiffusionConfig
@@ -18,6 +15,7 @@ from fdpo.diffusion.text_to_image.latents import LatentCache
 from fdpo.diffusion.text_to_image.load_pairs import load_captioned_pairs
 from fdpo.diffusion.text_to_image.pipeline import StableDiffusion
 from fdpo.diffusion.text_to_image.transforms import PairTransform
+from tests.diffusion.tiny import reset_accelerate
 
 Pipelines = Callable[..., str]
 every_kind = pytest.mark.parametrize("kind", ["sd-e", "sd-v", "xl-e", "xl-v"])
@@ -27,8 +25,7 @@ def make_trainer(
     model: StableDiffusion, folder: Path, cache: LatentCache | None = None, **options: Any
 ) -> DiffusionTrainer:
     """Returns a trainer; the randomness of a pair follows from its number and the seed alone."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    reset_accelerate()
     pairs, _ = load_captioned_pairs(str(folder))
     dataset = TextToImagePairs(
         pairs, model, PairTransform(16, random_flip=True), empty_prompts=0.5, cache=cache
@@ -39,17 +36,3 @@ def make_trainer(
     }  # fmt: skip
     config = StableDiffusionConfig(**options)
     return DiffusionTrainer(model.unet, model.process, dataset, config, encode=dataset.encode)
-
-
-def get_batch(trainer: DiffusionTrainer, n: int = 4, epoch: int = 0) -> dict[str, Any]:
-    """Returns the first pairs of an epoch, collated."""
-    return default_collate([trainer.dataset[epoch, index] for index in range(n)])
-
-
-def move_policy(trainer: DiffusionTrainer) -> None:
-    """Moves the policy a step away from the reference."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in trainer.policy.parameters():
-            if parameter.requires_grad:
-                parameter += 0.02 * torch.randn(parameter.shape, generator=generator)

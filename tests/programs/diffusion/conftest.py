@@ -9,9 +9,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from accelerate.state import AcceleratorState, GradientState
 
 from tests.diffusion.conftest import *  # noqa: F403
+from tests.diffusion.tiny import reset_accelerate
 
 
 @pytest.fixture
@@ -27,8 +27,7 @@ def run_sd(
     monkeypatch.setenv("ACCELERATE_USE_CPU", "false")  # restored after the test
 
     def command(path: str, options: Mapping[str, Any], **more: Any) -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
+        reset_accelerate()
         argv: list[str] = []
         for name, value in {**options, **more}.items():
             if value is not None:

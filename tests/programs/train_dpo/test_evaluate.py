@@ -17,7 +17,6 @@ from fdpo.estimators.calibration import calibration
 from fdpo.llm.generation.scores import completion_log_probs
 from fdpo.llm.models import load_model, load_tokenizer
 
-ROOT = Path(__file__).parents[3]
 LOSS = {"loss": "alpha", "alpha": 0.5, "beta": 0.3, "tail": 10.0, "match_curvature": True}
 SMALL = ("--num_prompts", 3, "--samples", 2, "--max_new_tokens", 6, "--scorers", "vader")
 Run = Callable[..., None]

@@ -1,9 +1,7 @@
 """The program that prints samples."""
 
-import importlib
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -11,16 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fdpo.llm.generation.scores import completion_log_probs
 from fdpo.llm.generation.tokens import prompt_ids
+from fdpo.programs.train_dpo import generate
 from fdpo.runs.rows import read_rows
 from fdpo.tasks.imdb import gpt2_from_scratch, train_tokenizer
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-@pytest.fixture(scope="module")
-def program() -> ModuleType:
-    module = importlib.import_module("fdpo.programs.train_dpo.generate")
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +23,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def run(program: ModuleType, monkeypatch: pytest.MonkeyPatch, *argv: str) -> None:
+def run(monkeypatch: pytest.MonkeyPatch, *argv: str) -> None:
     monkeypatch.setattr(sys, "argv", ["generate.py", *argv])
-    program.main()
+    generate.main()
 
 
 def test_samples_are_printed_and_written(
-    program: ModuleType,
     model: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -46,7 +36,7 @@ def test_samples_are_printed_and_written(
 ) -> None:
     file = tmp_path / "samples.jsonl"
     options = ["--model", model, "--max_new_tokens=9", "--samples=3", f"--output={file}"]
-    run(program, monkeypatch, *options, "--prompt", "this film", "one")
+    run(monkeypatch, *options, "--prompt", "this film", "one")
     printed, rows = capsys.readouterr().out, read_rows(file)
     assert [row["prompt"] for row in rows] == ["this film"] * 3 + ["one"] * 3
     assert all(f"[{row['prompt']}]{row['text']}" in printed for row in rows)
@@ -70,7 +60,6 @@ def test_samples_are_printed_and_written(
     ],
 )
 def test_wrong_input(
-    program: ModuleType,
     model: str,
     argv: tuple[str, ...],
     message: str,
@@ -78,6 +67,6 @@ def test_wrong_input(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        run(program, monkeypatch, "--model", model, *argv)
+        run(monkeypatch, "--model", model, *argv)
     error = capsys.readouterr().err.strip().split("\n")[-1]
     assert stopped.value.code == 2 and error.startswith("generate.py: error: ") and message in error

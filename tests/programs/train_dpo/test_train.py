@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[3]
 Run = Callable[..., None]
 
 
