@@ -36,14 +36,16 @@ class LearningRates:
         root: The sweep's folder.
         rates: The rates to try first.
         metric: The metric in ``log.jsonl`` that is least at the best rate.
+        read_only: True to write no choices to the folder.
 
     Attributes:
         methods: A function from a rate to a method's trial, by the method's name.
-        writable: Whether to write the choices to the folder.
     """
 
-    def __init__(self, root: Path, rates: Sequence[float], metric: str) -> None:
-        self.root, self.rates, self.metric, self.writable = root, sorted(rates), metric, True
+    def __init__(
+        self, root: Path, rates: Sequence[float], metric: str, read_only: bool = False
+    ) -> None:
+        self.root, self.rates, self.metric, self.read_only = root, sorted(rates), metric, read_only
         self.methods: dict[str, Callable[[float], SweepRun]] = {}
 
     @cached_property
@@ -51,37 +53,37 @@ class LearningRates:
         """The choices by method."""
         return read_choices(self.root)
 
-    def missing(self) -> list[SweepRun]:
-        """Returns the trials that have not ended, of methods without a rate."""
-        open_methods = [method for method in self.methods if method not in self.choices]
-        trials = [trial for method in open_methods for trial in self._trials(method)[0].values()]
-        return [trial for trial in trials if not ended(trial)]
+    def search(self) -> tuple[list[SweepRun], dict[str, str]]:
+        """Saves the best rates of methods whose trials have ended.
 
-    def choose(self) -> dict[str, str]:
-        """Saves the best rates of methods whose trials have ended; returns why others have none."""
-        failed = {}
+        Returns the trials of the others that have not ended, and why methods have no rate although
+        all their trials have.
+        """
+        missing, failed = [], {}
         for method in [method for method in self.methods if method not in self.choices]:
             trials, losses = self._trials(method)
-            best = min(losses, key=lambda rate: losses[rate], default=None)
-            if best is not None and losses[best] == math.inf:
+            missing += [trial for trial in trials.values() if not ended(trial)]
+            if not losses:
+                continue
+            best = min(losses, key=losses.__getitem__)
+            if losses[best] == math.inf:
                 failed[method] = f"diverges at every learning rate ({described(losses)})"
-            elif best is not None:
-                at_edge = beyond(losses) is not None
-                choice = {
-                    "learning_rate": best,
-                    "losses": {f"{r:g}": x if x < math.inf else None for r, x in losses.items()},
-                    "metric": self.metric,
-                    "at_edge": at_edge,
-                    "runs": [],
-                    "trials": [str(trials[rate].folder) for rate in losses],
-                }
-                self.choices = {method: choice, **self.choices}
-                self._save()
-                edge = "; at the edge of the rates tried" if at_edge else ""
-                # To stderr: stdout has the commands of --print.
-                message = f"{method}: learning rate {best:g} ({described(losses)}{edge})"
-                print(message, file=sys.stderr)
-        return failed
+                continue
+            at_edge = beyond(losses) is not None
+            choice = {
+                "learning_rate": best,
+                "losses": {f"{r:g}": x if x < math.inf else None for r, x in losses.items()},
+                "metric": self.metric,
+                "at_edge": at_edge,
+                "runs": [],
+                "trials": [str(trials[rate].folder) for rate in losses],
+            }
+            self.choices = {method: choice, **self.choices}
+            self._save()
+            edge = "; at the edge of the rates tried" if at_edge else ""
+            # To stderr: stdout has the commands of --print.
+            print(f"{method}: learning rate {best:g} ({described(losses)}{edge})", file=sys.stderr)
+        return missing, failed
 
     def record(self, methods: Mapping[str, Iterable[str]]) -> None:
         """Saves the names of the methods that each run has its rate from, by the run's name."""
@@ -114,7 +116,7 @@ class LearningRates:
         return loss if math.isfinite(loss) else math.inf
 
     def _save(self) -> None:
-        if self.writable and self.choices:
+        if self.choices and not self.read_only:
             runs.write_json(self.root / FILE, self.choices)
 
 

@@ -17,10 +17,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -115,20 +116,17 @@ class SweepRun:
         return process, log
 
     def seconds(self) -> float | None:
-        """Returns the time of all attempts at the finished run; ``None`` if no sweep ran it.
+        """Returns the time of all attempts, from the first line of a log to its last.
 
-        An attempt lasts from the time in its log's first line to its last output or the metrics.
+        ``None`` if no sweep ran it.
         """
-        total, logs = None, self.logs()
+        total, logs = 0.0, self.logs()
         for log in logs:
             with log.open(encoding="utf-8", errors="replace") as file:
                 begin = file.readline().split(" ")[0]
-            end = [log, self.folder / runs.METRICS] if log == logs[-1] else [log]
             if begin:  # nothing if the sweep was killed between two lines of code
-                took = max(path.stat().st_mtime for path in end)
-                took -= datetime.fromisoformat(begin).timestamp()
-                total = (total or 0.0) + max(0.0, took)
-        return total
+                total += log.stat().st_mtime - datetime.fromisoformat(begin).timestamp()
+        return total if logs else None
 
 
 class Pool:
@@ -147,15 +145,13 @@ class Pool:
     def __init__(
         self, sweep_runs: Sequence[SweepRun], jobs: int, on_finish: Callable[[SweepRun], object]
     ) -> None:
-        self.jobs, self.on_finish, self.free = jobs, on_finish, list(range(jobs))
-        self.waiting = [run for run in sweep_runs if not run.finished]
-        self.orphans = [run for run in self.waiting if run.at_work]  # of a sweep that was killed
-        self.ready = {run.reference for run in sweep_runs if run.finished}
-        self.total, self.ended = len(sweep_runs), len(sweep_runs) - len(self.waiting)
-        self.running: dict[Future[tuple[int, Path]], tuple[SweepRun, int, float]] = {}
+        self.sweep_runs, self.jobs, self.on_finish = sweep_runs, jobs, on_finish
+        self.ended = sum(run.finished for run in sweep_runs)
+        self.free = list(range(jobs))
+        self.running: dict[Future[str], SweepRun] = {}
         self.seconds: list[float] = []
         self.failed: dict[str, str] = {}
-        self.signal = 0  # to send to all processes
+        self.interrupts, self.killed = Interrupts(), False
 
     def run(self) -> dict[str, str]:
         """Runs what is not finished; returns the reasons of failures by the names of runs.
@@ -163,56 +159,66 @@ class Pool:
         Ctrl-C and SIGTERM are passed on to the processes, which save and end before
         ``KeyboardInterrupt`` is raised. A second Ctrl-C kills them.
         """
-        if self.orphans:
-            print(
-                f"waiting for processes of a sweep that was killed: {len(self.orphans)}", flush=True
-            )
-        interrupts = Interrupts()
-        interrupts.watch()
+        self.interrupts.watch()
         with ThreadPoolExecutor(self.jobs) as threads:
             try:
-                while self.running or (self.waiting and not self.signal):
-                    if interrupts.stopped and not self.signal:
-                        print("stopping: waiting for the runs at work to save", flush=True)
-                        self.signal = signal.SIGTERM
-                    self._start(threads)
-                    for future in [future for future in self.running if future.done()]:
-                        self._end(future)
-                    time.sleep(POLL)
+                while self._submit(threads):
+                    for future in wait(self.running, return_when=FIRST_COMPLETED).done:
+                        self._end(self.running.pop(future), future.result())
             except BaseException:
-                self.signal = signal.SIGKILL
+                self.killed = True
                 raise
             finally:
-                interrupts.release()
-        if interrupts.stopped:
+                self.interrupts.release()
+        if self.interrupts.stopped:
             raise KeyboardInterrupt
         return self.failed
 
-    def _start(self, threads: ThreadPoolExecutor) -> None:
-        """Starts runs while there are free workers."""
-        self.orphans = [run for run in self.orphans if run.at_work]
-        for run in [run for run in self.waiting if run not in self.orphans]:
-            at_work = [*self.orphans, *(run for run, _, _ in self.running.values())]
-            busy = {run.reference for run in at_work} - self.ready
-            if run.finished:
-                self.waiting.remove(run)
-                self._finish(run, "finished by another process")
-            elif self.free and run.reference not in busy and not self.signal:
-                self.waiting.remove(run)
-                worker = self.free.pop(0)
-                future = threads.submit(self._process, run, worker)
-                self.running[future] = run, worker, time.monotonic()
+    @property
+    def signal(self) -> int:
+        """The signal that is due to all processes, 0 for none."""
+        if self.killed:
+            return signal.SIGKILL
+        return signal.SIGTERM if self.interrupts.stopped else 0
 
-    def _process(self, run: SweepRun, worker: int) -> tuple[int, Path]:
-        """Runs a process and passes signals on; returns its exit status and its log."""
-        process, log = run.start(self._share(worker))
-        sent = 0
-        while process.poll() is None:
-            if sent != self.signal:
-                sent = self.signal
-                os.killpg(process.pid, sent)
-            time.sleep(POLL)
-        return process.returncode, log
+    def _submit(self, threads: Executor) -> bool:
+        """Submits the runs that may start, none after a signal; returns whether any is at work."""
+        missing = [r for r in self.sweep_runs if not r.finished and r.name not in self.failed]
+        missing.sort(key=lambda run: not run.at_work)  # processes of a killed sweep come first
+        ready = {run.reference for run in self.sweep_runs if run.finished}
+        first = {run.reference: run for run in reversed(missing)}
+        for run in () if self.signal else missing:
+            if run.reference in ready or run is first[run.reference]:
+                if run not in self.running.values():
+                    self.running[threads.submit(self._attempt, run)] = run
+        return bool(self.running)
+
+    def _attempt(self, run: SweepRun) -> str:
+        """Runs a process and passes signals on; returns why it failed, "" if it did not.
+
+        A process of a sweep that was killed takes a worker until it ends, and the run starts only
+        if that has not finished it.
+        """
+        worker = self.free.pop(0)
+        try:
+            if run.at_work:
+                print(f"waiting for {run.name}: its process outlived another sweep", flush=True)
+            while run.at_work and not self.signal:
+                time.sleep(POLL)
+            if self.signal or run.finished:
+                return ""
+            process, log = run.start(self._share(worker))
+            sent = 0
+            while process.poll() is None:
+                if sent != self.signal:
+                    sent = self.signal
+                    os.killpg(process.pid, sent)
+                    print(f"stopping {run.name}", flush=True)
+                time.sleep(POLL)
+        finally:
+            self.free.append(worker)
+        succeeded = run.finished and process.returncode == 0
+        return "" if succeeded or sent else f"{failure(log, process.returncode)}; see {log}"
 
     def _share(self, worker: int) -> dict[str, str]:
         """Returns the variables that give a worker its GPU and its cores."""
@@ -226,33 +232,24 @@ class Pool:
         names = [name for name in devices.split(",") if name]
         return share | ({"CUDA_VISIBLE_DEVICES": names[worker % len(names)]} if names else {})
 
-    def _end(self, future: Future[tuple[int, Path]]) -> None:
-        """Takes note of a process that ended."""
-        run, worker, begin = self.running.pop(future)
-        self.free.append(worker)
-        code, log = future.result()
-        if run.finished and code == 0:
-            self.seconds.append(time.monotonic() - begin)
-            self._finish(run, duration(self.seconds[-1]))
-        elif not self.signal:
-            self.failed[run.name] = f"{failure(log, code)}; see {log}"
-            self._report(run, f"FAILED: {self.failed[run.name]}")
-
-    def _finish(self, run: SweepRun, outcome: str) -> None:
-        self.ready.add(run.reference)
-        self.on_finish(run)
-        self._report(run, outcome)
-
-    def _report(self, run: SweepRun, outcome: str) -> None:
+    def _end(self, run: SweepRun, reason: str) -> None:
         """Prints the outcome of a run, and the time left if the others take as long on average."""
+        seconds = run.seconds()
+        if reason:
+            self.failed[run.name] = reason
+            outcome = f"FAILED: {reason}"
+        elif run.finished:
+            self.on_finish(run)
+            self.seconds += [] if seconds is None else [seconds]
+            outcome = "finished elsewhere" if seconds is None else duration(seconds)
+        else:
+            return  # stopped
         self.ended += 1
         outcome += f"; {len(self.failed)} failed" if self.failed else ""
         if self.seconds:
-            mean, now = sum(self.seconds) / len(self.seconds), time.monotonic()
-            rest = sum(max(0.0, mean - (now - begin)) for _, _, begin in self.running.values())
-            left = (mean * len(self.waiting) + rest) / self.jobs
+            left = fmean(self.seconds) * (len(self.sweep_runs) - self.ended) / self.jobs
             outcome += f"; about {duration(left)} left"
-        print(f"[{self.ended}/{self.total}] {run.name}: {outcome}", flush=True)
+        print(f"[{self.ended}/{len(self.sweep_runs)}] {run.name}: {outcome}", flush=True)
 
 
 def finished_runs(root: Path) -> list[Path]:

@@ -20,7 +20,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -137,18 +137,15 @@ def main(program: Program, argv: Sequence[str] | None = None) -> None:
     )
     with arguments.usage_errors("sweep.py"):
         sweep = Sweep(program, args, grid)
-        lock = FileLock(sweep.root / LOCK)
-        with suppress(Timeout):
-            if sweep.root.exists() or not args.print:
-                lock.acquire(blocking=False)
-        if not (lock.is_locked or args.print):
-            raise ValueError(f"another sweep is at work in {sweep.root}: wait until it has ended")
+        migrate(sweep.root)
+        if args.print:
+            return sweep.print_commands()
+        lock = locked(sweep.root)
     try:
-        failed = sweep.run(lock.is_locked)
+        with lock:
+            failed = sweep.run()
     except KeyboardInterrupt:
         sys.exit(130)
-    finally:
-        lock.release()
     if failed:
         print(f"{len(failed)} failed; the same command repeats them:", file=sys.stderr)
         print(*(f"  {name}: {why}" for name, why in failed.items()), sep="\n", file=sys.stderr)
@@ -184,7 +181,9 @@ class Sweep:
             used = [options[name] for options in combinations if name in options]
             for value in (value for value in values if value not in used):
                 raise ValueError(f"--{name} {option_text(value)}: no loss of the grid takes it")
-        self.rates = LearningRates(self.root, args.learning_rates, program.trial_metric)
+        self.rates = LearningRates(
+            self.root, args.learning_rates, program.trial_metric, read_only=args.print
+        )
         self.methods = [self.trial_methods(run.options) for run in self.grid_runs]
         for trial in self.rates.methods.values():
             trial(args.learning_rates[0])  # raises what is wrong with it
@@ -266,25 +265,19 @@ class Sweep:
         self.rates.record(methods)
         return sweep_runs
 
-    def run(self, locked: bool) -> dict[str, str]:
-        """Runs the trials and the runs that are not finished, or prints their commands.
+    def run(self) -> dict[str, str]:
+        """Runs the trials and the runs that are not finished.
 
         Returns the reasons of failures by the names of runs. Raises ``KeyboardInterrupt`` after
-        Ctrl-C and SIGTERM. Without the folder's lock it writes nothing.
+        Ctrl-C and SIGTERM.
         """
-        self.rates.writable = locked
-        if locked:
-            migrate(self.root)
-        if self.args.print:
-            self.print_commands()
-            return {}
         failed: dict[str, str] = {}
-        while trials := [trial for trial in self.rates.missing() if trial.name not in failed]:
+        while trials := [trial for trial in self.rates.search()[0] if trial.name not in failed]:
             print(f"learning rates: {len(trials)} trials", flush=True)
-            reasons = self.run_pool(trials, self.rates.choose)
+            reasons = self.run_pool(trials, self.rates.search)
             nonfinite = {trial.name for trial in trials if trial.nonfinite}
             failed |= {name: why for name, why in reasons.items() if name not in nonfinite}
-        failed |= self.rates.choose()
+        failed |= self.rates.search()[1]
         sweep_runs = self.runs()
         done = sum(run.finished for run in sweep_runs)
         print(f"{len(self.grid_runs)} runs, {done} of them finished, in {self.root}", flush=True)
@@ -312,23 +305,30 @@ class Sweep:
 
     def print_commands(self) -> None:
         """Prints a command for each trial and run that is neither finished nor at work."""
-        failed = self.rates.choose()
-        trials, sweep_runs = self.rates.missing(), self.runs()
+        (trials, failed), sweep_runs = self.rates.search(), self.runs()
         missing = [run for run in sweep_runs if not run.finished]
         for run in trials + missing:
             if not run.at_work:
                 print(run.shell_command())
-        if trials:
-            print(f"{len(trials)} trials of learning rates; call again after them", file=sys.stderr)
         left = len(self.grid_runs) - len(sweep_runs) + len(missing)
-        print(f"{left} of {len(self.grid_runs)} runs", file=sys.stderr)
-        for name, why in failed.items():
-            print(f"{name}: {why}", file=sys.stderr)
+        notes = [f"{len(trials)} trials of learning rates; call again after them"] if trials else []
+        notes += [f"{left} of {len(self.grid_runs)} runs"]
+        notes += [f"{name}: {why}" for name, why in failed.items()]
+        print(*notes, sep="\n", file=sys.stderr)
 
     def write_table(self) -> None:
         """Writes the table of all finished runs in the folder."""
         losses = self.rates.losses_by_run()
         write_table(self.root, self.defaults, self.program.aliases, losses)
+
+
+def locked(root: Path) -> AbstractContextManager[object]:
+    """Locks the folder of a sweep; raises `ValueError` if another sweep is at work in it."""
+    try:
+        return FileLock(root / LOCK).acquire(blocking=False)
+    except Timeout:
+        message = f"another sweep is at work in {root}: wait until it has ended"
+        raise ValueError(message) from None
 
 
 def migrate(root: Path) -> None:
