@@ -331,7 +331,7 @@ def get_divergence(name: str, **values: Any) -> Divergence:
     if name in NO_LINK:
         raise ValueError(f"{name}: its link is a step, without a slope to train on; use js")
     if name not in DIVERGENCES:
-        raise ValueError(f"no divergence {name!r}; there are {', '.join(DIVERGENCES)}")
+        raise ValueError(f"unknown divergence {name!r}; choose from {', '.join(DIVERGENCES)}")
     known = parameters(DIVERGENCES[name])
     for parameter in values.keys() - set(known):
         takers = [

@@ -83,7 +83,7 @@ def _registered(name: str) -> tuple[str, str]:
             f"loss {name!r} divides log-ratios by length: no theorem covers that for a divergence "
             "other than the reverse KL, and there is no such loss here; use sigmoid"
         )
-    raise ValueError(f"no loss {name!r}; there are {', '.join(LOSSES)}, {_FORMS}")
+    raise ValueError(f"unknown loss {name!r}; choose from {', '.join(LOSSES)}, {_FORMS}")
 
 
 def _mixture(text: str) -> Divergence:

@@ -363,7 +363,7 @@ def test_text_names_the_divergence(divergence: Divergence) -> None:
 @pytest.mark.parametrize(
     ("name", "values", "failure"),
     [
-        ("nonsense", {}, "no divergence 'nonsense'; there are reverse_kl, forward_kl, alpha"),
+        ("nonsense", {}, "unknown divergence 'nonsense'; choose from reverse_kl, forward_kl"),
         ("total_variation", {}, "its link is a step"),
         ("js", {"alpha": 0.5}, "js takes no parameter 'alpha' .*alpha takes alpha"),
         ("alpha", {"t": 0.5}, "alpha takes no parameter 't'"),

@@ -26,7 +26,7 @@ def test_options_choose_divergence_and_preference_loss() -> None:
 @pytest.mark.parametrize(
     ("options", "failure"),
     [
-        ({"loss": "kl"}, "no loss 'kl'"),
+        ({"loss": "kl"}, "unknown loss 'kl'"),
         ({"alpha": 0.3, "loss_args": {"alpha": 0.5}}, "--alpha 0.3: --loss_args .* holds alpha"),
         ({"preference": "sigmoid"}, "--preference 'sigmoid': choose from logistic, robust, hinge"),
         ({"beta": 0.0}, "--beta must be a finite number above 0, got 0.0"),

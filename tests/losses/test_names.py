@@ -56,7 +56,7 @@ def test_mixtures_by_name() -> None:
 @pytest.mark.parametrize(
     ("name", "values", "failure"),
     [
-        ("dpo", {}, "no loss 'dpo'; there are sigmoid, hinge, ipo, jsd, fkl, .*a mixture"),
+        ("dpo", {}, "unknown loss 'dpo'; choose from sigmoid, hinge, ipo, jsd, fkl, .*a mixture"),
         ("", {}, "cannot read loss ''"),
         ("tv", {}, "its link is a step"),
         ("sigmoid_norm", {}, "divides log-ratios by length"),
@@ -64,7 +64,7 @@ def test_mixtures_by_name() -> None:
         ("alpha", {"alpha": math.inf}, "alpha must be a finite number"),
         ("js+alpha", {"alpha": 0.5}, "takes no parameters beside it, got alpha"),
         ("0.7*js+", {}, "cannot read loss .*give one of sigmoid"),
-        ("0.7*nonsense+js", {}, "no loss 'nonsense'"),
+        ("0.7*nonsense+js", {}, "unknown loss 'nonsense'"),
         ("0.7*hinge+js", {}, "hinge is no divergence, but a preference loss"),
         ("js-alpha", {}, "js - alpha is no divergence"),
         ("js(1)", {}, r"js\(1\) is no divergence"),

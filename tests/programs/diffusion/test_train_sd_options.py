@@ -39,7 +39,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"scorer": "beauty"}, "scorer beauty: neither pickscore"),
     ({"validation_scorers": ["beauty"]}, "leaves nothing to generate and to score"),
     ({"validation_steps": 5}, "--validation_steps has no effect with --num_validation_images 0"),
-    ({"loss": "kl"}, "no loss 'kl'"),
+    ({"loss": "kl"}, "unknown loss 'kl'"),
     ({"kappa": -1}, "--kappa must be finite and above 0"),
     ({"rank": 2, "lora_target_modules": ["nowhere"]}, "--lora_target_modules"),
     ({"optimizer": "adafactor", "adam_beta1": 0.5}, "--adam_beta1 has no effect"),

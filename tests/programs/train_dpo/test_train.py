@@ -175,7 +175,7 @@ def test_wrong_data_is_one_line_and_leaves_nothing(
 
 
 WRONG_OPTIONS = [
-    (("--loss", "kl"), "no loss 'kl'; there are sigmoid, hinge"),
+    (("--loss", "kl"), "unknown loss 'kl'; choose from sigmoid, hinge"),
     (("--loss", "alpha", "--alpha", "nan"), "alpha must be a finite number"),
     (("--loss", "alpha", "--alpha", "inf"), "alpha must be a finite number"),
     (("--loss", "jsd", "--alpha", 0.5), "alpha"),
