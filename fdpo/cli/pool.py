@@ -116,17 +116,20 @@ class SweepRun:
         return process, log
 
     def seconds(self) -> float | None:
-        """Returns the time of all attempts, from the first line of a log to its last.
+        """Returns the time of all attempts at the finished run; ``None`` if no sweep ran it.
 
-        ``None`` if no sweep ran it.
+        An attempt lasts from the time in its log's first line to its last output or the metrics.
         """
-        total, logs = 0.0, self.logs()
+        total, logs = None, self.logs()
         for log in logs:
             with log.open(encoding="utf-8", errors="replace") as file:
                 begin = file.readline().split(" ")[0]
+            end = [log, self.folder / runs.METRICS] if log == logs[-1] else [log]
             if begin:  # nothing if the sweep was killed between two lines of code
-                total += log.stat().st_mtime - datetime.fromisoformat(begin).timestamp()
-        return total if logs else None
+                took = max(path.stat().st_mtime for path in end)
+                took -= datetime.fromisoformat(begin).timestamp()
+                total = (total or 0.0) + max(0.0, took)
+        return total
 
 
 class Pool:
