@@ -1,4 +1,4 @@
-"""Draws samples of an image model, and says what they show."""
+"""Samples images from a model and prints the share of each digit."""
 
 from fdpo.programs.diffusion.sample import main
 

@@ -1,4 +1,4 @@
-"""Trains image models over a grid of losses and other options."""
+"""Sweep of image training over losses, betas and seeds on the same pairs, with one table."""
 
 from fdpo.programs.diffusion.sweep import main
 

@@ -1,4 +1,4 @@
-"""Trains an image model on preference pairs with any f-divergence, and shows what it did."""
+"""Trains an image model on preference pairs with any f-divergence."""
 
 from fdpo.programs.diffusion.train import main
 

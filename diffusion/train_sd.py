@@ -1,4 +1,4 @@
-"""Trains Stable Diffusion on preference pairs with any f-divergence, and shows what it did."""
+"""Trains Stable Diffusion on preference pairs with any f-divergence."""
 
 from fdpo.programs.diffusion.train_sd import main
 

@@ -46,7 +46,7 @@ def get_scorer(
         logit: Whether the score is the logit of the label instead of its log-odds.
         batch_size: Texts in a batch.
         max_length: Tokens after which a text is truncated; by default the context of the model.
-        device: The device of the model; by default a GPU if there is one.
+        device: The device of the model; by default an accelerator if there is one.
 
     Raises:
         ValueError: If there is no such scorer or label.
@@ -117,7 +117,7 @@ class _Classifier:
     ) -> None:
         self.model, self.tokenizer = _load_classifier(name)
         config = self.model.config
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
         self.model.to(self.device).eval()
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token

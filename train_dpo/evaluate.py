@@ -1,4 +1,4 @@
-"""Compares a trained model with its reference on openings that it never saw."""
+"""Compares a trained model with its reference on prompts that its training never used."""
 
 from fdpo.programs.train_dpo.evaluate import main
 

@@ -1,4 +1,4 @@
-"""Prints samples of a language model, drawn from it as it is."""
+"""Prints samples of a language model."""
 
 from fdpo.programs.train_dpo.generate import main
 

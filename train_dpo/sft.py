@@ -1,4 +1,4 @@
-"""Trains a causal language model on text, from scratch or from another model."""
+"""Trains a causal language model on reviews: from scratch with a new tokenizer, or from a model."""
 
 from fdpo.programs.train_dpo.sft import main
 

@@ -1,4 +1,4 @@
-"""Trains language models over a grid of losses and other options."""
+"""Sweep of text training over losses, betas and seeds on the same pairs, with one table."""
 
 from fdpo.programs.train_dpo.sweep import main
 

@@ -1,4 +1,4 @@
-"""Trains a language model on preference pairs with any f-divergence, and shows what it did."""
+"""Trains a language model on preference pairs with any f-divergence, and compares the result."""
 
 from fdpo.programs.train_dpo.train import main
 

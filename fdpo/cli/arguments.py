@@ -266,9 +266,9 @@ class _Parser(HfArgumentParser):
             return [self._item(name, item) for item in node.value]
         if isinstance(node, yaml.ScalarNode) and node.tag != _NULL and name in self.hints:
             return self._from_text(name, node.value)
-        found = "nothing" if node.tag == _NULL else _NODE_NAMES[type(node)]
+        kind = "nothing" if node.tag == _NULL else _NODE_NAMES[type(node)]
         expected = "a mapping" if members == {dict} else "a value"
-        raise ValueError(f"{expected} is expected, found {found}")
+        raise ValueError(f"{expected} is expected, found {kind}")
 
     def _item(self, name: str, node: yaml.Node) -> Any:
         if not isinstance(node, yaml.ScalarNode):
@@ -375,8 +375,8 @@ def _yaml_entries(path: str) -> list[tuple[str, yaml.Node]]:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: not a text file of YAML: {error}") from None
     if not isinstance(root, yaml.MappingNode):
-        found = "nothing" if root is None else _NODE_NAMES[type(root)]
-        raise ValueError(f"{path}: lines like 'beta: 0.1' are expected, found {found}")
+        kind = "nothing" if root is None else _NODE_NAMES[type(root)]
+        raise ValueError(f"{path}: lines like 'beta: 0.1' are expected, found {kind}")
     return [(str(key.value), value) for key, value in root.value]
 
 

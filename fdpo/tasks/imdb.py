@@ -34,7 +34,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
-from trl import pack_dataset
 
 from fdpo.preferences.prompts import clean_review
 from fdpo.runs.hub import is_hub_id
@@ -180,6 +179,8 @@ def classifier_from_scratch(
 
 def blocks(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, length: int) -> Dataset:
     """Tokenises texts, ends each with the end token, and cuts their concatenation into blocks."""
+    from trl import pack_dataset  # only here: scorers need no TRL
+
     ids = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
     return pack_dataset(Dataset.from_dict({"input_ids": ids}), length, strategy="wrapped")
 

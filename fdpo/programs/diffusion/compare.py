@@ -1,4 +1,4 @@
-"""Compares two text-to-image models on prompts: images from the same noise, win rates of scorers.
+"""Compares two text-to-image models: images from the same noise, win rates of scorers.
 
     python diffusion/compare.py --model runs/sd-jsd --prompts prompts.txt --scorers pickscore clip
 

@@ -23,7 +23,7 @@ from fdpo.diffusion.config import DiffusionConfig
 from fdpo.diffusion.dataset import Images
 from fdpo.diffusion.images import tiled, write_image
 from fdpo.diffusion.noise import DDPM, Flow, NoiseProcess
-from fdpo.runs.distributed import keep_freed_memory
+from fdpo.runs.distributed import keep_freed_memory, partial_state
 from fdpo.tasks.mnist import CLASSIFIER, load_mnist
 
 Labelled = tuple[torch.Tensor, torch.Tensor]
@@ -93,7 +93,7 @@ def train_classifier(
         batch_size=args.train_batch_size,
         learning_rate=args.learning_rate,
         seed=args.seed,
-        device="cpu" if args.use_cpu or not torch.cuda.is_available() else "cuda",
+        device="cpu" if args.use_cpu else partial_state().device,
     )
     trained.half().save_pretrained(export)
     classifier, (images, labels) = mnist_classifier.load_classifier(export), test

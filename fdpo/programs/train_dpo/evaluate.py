@@ -17,6 +17,7 @@ from fdpo import runs
 from fdpo.cli import arguments
 from fdpo.cli.quiet import quiet_libraries
 from fdpo.losses.config import LossConfig
+from fdpo.runs.distributed import partial_state
 from fdpo.tasks import PRETRAINED
 
 if TYPE_CHECKING:
@@ -71,14 +72,12 @@ def evaluate(args: EvaluationArguments) -> tuple[Comparison, dict[str, Any], str
     Returns:
         The comparison, the metrics of the pairs, and a line on them (empty without pairs).
     """
-    import torch
-
     from fdpo.llm.evaluate import HELD_OUT_SEED, SamplingConfig, compare, held_out_prompts
     from fdpo.llm.models import get_reference_name, load_model, load_tokenizer
     from fdpo.preferences.prompts import read_prompts
     from fdpo.scorers import get_scorer
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = partial_state().device
     seed = args.seed = HELD_OUT_SEED if args.seed is None else args.seed
     with arguments.usage_errors("evaluate.py"):
         options = runs.run_options(args.model)

@@ -1,7 +1,7 @@
 """Prints samples of a language model.
 
 python train_dpo/generate.py --prompt "This movie"
-python train_dpo/generate.py --model runs/train_dpo-jsd --prompts prompts.txt --output samples.jsonl
+python train_dpo/generate.py --model runs/jsd --prompts prompts.txt --output samples.jsonl
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from fdpo.cli import arguments
 from fdpo.cli.quiet import quiet_libraries
 from fdpo.preferences.prompts import read_prompts
+from fdpo.runs.distributed import partial_state
 from fdpo.runs.files import write_jsonl
 from fdpo.tasks import PRETRAINED
 
@@ -68,8 +69,7 @@ def main() -> None:
 
 def generate(args: GenerateArguments) -> list[dict[str, Any]]:
     """Samples completions; returns a row for each, with its prompt."""
-    import torch  # with the imports below, --help and usage errors need not wait for transformers
-
+    # Here, so that --help and usage errors do not wait for transformers.
     from fdpo.llm.generation.prompts import sample_prompts
     from fdpo.llm.generation.sampling import sample
     from fdpo.llm.generation.tokens import prompt_ids, require_room
@@ -78,8 +78,7 @@ def generate(args: GenerateArguments) -> list[dict[str, Any]]:
     with arguments.usage_errors("generate.py"):
         prompts = read_prompts(args.prompts) if args.prompts else args.prompt
         tokenizer = load_tokenizer(args.model)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_model(args.model, device, args.dtype)
+        model = load_model(args.model, partial_state().device, args.dtype)
         if not prompts:
             prompts = sample_prompts(model, tokenizer, args.num_prompts or 4, seed=args.seed)
         require_room(model, prompts, prompt_ids(tokenizer, prompts), args.max_new_tokens)

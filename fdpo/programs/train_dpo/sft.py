@@ -1,4 +1,4 @@
-"""Trains a causal language model on reviews: from scratch with its own tokenizer, or from another.
+"""Trains a causal language model on reviews: from scratch with a new tokenizer, or from a model.
 
 The model of ``pretrained/imdb-gpt2``, two epochs and then three more (its card has the times):
 

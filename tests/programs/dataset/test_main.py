@@ -1,6 +1,5 @@
 """The program that makes preference data: whole runs on a tiny model, and wrong input."""
 
-import importlib
 import json
 import os
 import re
@@ -9,15 +8,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from datasets import DatasetDict, load_dataset
 
+from fdpo.cli import arguments
 from fdpo.llm.generation.options import CompletionArguments
 from fdpo.preferences.pairs import Group, make_pairs
 from fdpo.preferences.schema import read_groups, read_pairs
+from fdpo.programs.dataset import main
+from fdpo.programs.dataset.options import DatasetArguments, SourceArguments
 from fdpo.runs.rows import read_rows, write_rows
 from fdpo.tasks.imdb import gpt2_from_scratch, train_tokenizer
 
@@ -40,12 +41,6 @@ def broken(prompts, completions):
 
 
 @pytest.fixture(scope="module")
-def program() -> ModuleType:
-    module = importlib.import_module("fdpo.programs.dataset.main")
-    return module
-
-
-@pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("model")
     tokenizer = train_tokenizer(TEXTS, 300)
@@ -61,7 +56,7 @@ TEXT_OPTIONS = "model scorer prompts max_new_tokens generation_batch_size comple
 
 
 @pytest.fixture
-def run(program: ModuleType, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs the program in an empty folder with a custom scorer; options as keywords."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "custom.py").write_text(SCORER)
@@ -84,7 +79,7 @@ def run(program: ModuleType, model: str, tmp_path: Path, monkeypatch: pytest.Mon
         merged = {name: value for name, value in (small | options).items() if value is not None}
         argv = [f"--{name}={value}" for name, value in merged.items()]
         monkeypatch.setattr(sys, "argv", ["main.py", *argv])
-        program.main()
+        main.main()
 
     return command
 
@@ -266,10 +261,9 @@ def test_wrong_groups(
     Path("g.jsonl").write_text(content)
     with pytest.raises(SystemExit) as stopped:
         run(groups="g.jsonl", **dict.fromkeys(TEXT_OPTIONS))
-    assert stopped.value.code == 2 and f"g.jsonl{message and ''}" in (
-        err := capsys.readouterr().err
-    )
-    assert message in err and not Path("out").exists()
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and "g.jsonl" in error and message in error
+    assert not Path("out").exists()
 
 
 def test_the_preset_may_choose_the_modality(
@@ -322,10 +316,10 @@ def test_upload(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert upload["allow_patterns"] == ["README.md", "*.jsonl", "pictures/*.png"]
 
 
-def test_the_preset_is_slic_hf(program: ModuleType) -> None:
+def test_the_preset_is_slic_hf() -> None:
     preset = str(ROOT / "fdpo/programs/configs/dataset/imdb.yaml")
-    source, method, args = program.arguments.parse(
-        (program.SourceArguments, CompletionArguments, program.DatasetArguments),
+    source, method, args = arguments.parse(
+        (SourceArguments, CompletionArguments, DatasetArguments),
         ["--config", preset],
         program="main.py",
     )
