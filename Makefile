@@ -42,6 +42,8 @@ $(ready): poetry.lock pyproject.toml
 	@tools/poetry check --lock
 	@if [ -e .tools/installing ]; then rm -rf .venv; fi
 	@touch .tools/installing
-	@tools/poetry install --no-interaction --compile
+	@tools/poetry install --no-interaction
+	@echo 'Compiling the packages, so that the first start is quick (about a minute)'
+	@$(python) -m compileall -qq -j 0 .venv/lib || true  # some files are for later versions of Python
 	@rm .tools/installing
 	@touch $@
