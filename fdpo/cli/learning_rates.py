@@ -16,13 +16,14 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import linear_regression
 from typing import Any
 
 from fdpo import runs
+from fdpo.cli.grid import Grid, Options, digest, loss_label
 from fdpo.cli.pool import SweepRun
 
 FILE = "learning_rates.json"
@@ -30,28 +31,60 @@ MAX_TRIALS = 8  # of a method
 
 
 class LearningRates:
-    """The trials of learning rates in a sweep's folder, and the choices.
+    """The learning rate of each run of a grid, by trials in the sweep's folder.
 
     Arguments:
-        root: The sweep's folder.
-        rates: The rates to try first.
-        metric: The metric in ``log.jsonl`` that is least at the best rate.
+        grid: The grid.
+        rates: The rates to try first; without any, each run keeps its own.
+        steps: The number of updates of a trial.
+        betas: The betas with trials, by default those of the grid; others follow a power law.
         read_only: True to write no choices to the folder.
 
     Attributes:
-        methods: A function from a rate to a method's trial, by the method's name.
+        trials: A function from a rate to a method's trial, by the method's name.
+        methods: For each run of the grid the methods that give it its rate, by beta.
     """
 
     def __init__(
-        self, root: Path, rates: Sequence[float], metric: str, read_only: bool = False
+        self,
+        grid: Grid,
+        rates: Sequence[float],
+        steps: int,
+        betas: Sequence[float] = (),
+        read_only: bool = False,
     ) -> None:
-        self.root, self.rates, self.metric, self.read_only = root, sorted(rates), metric, read_only
-        self.methods: dict[str, Callable[[float], SweepRun]] = {}
+        self.grid, self.rates, self.steps, self.betas = grid, rates, steps, betas
+        self.read_only = read_only
+        self.trials: dict[str, Callable[[float], SweepRun]] = {}
+        self.methods = [self._methods(run.options) for run in grid.runs] if rates else []
+        for trial in self.trials.values():
+            trial(rates[0])  # raises what is wrong with it
 
     @cached_property
     def choices(self) -> dict[str, Any]:
         """The choices by method."""
-        return read_choices(self.root)
+        return read_choices(self.grid.root)
+
+    def runs(self) -> list[SweepRun]:
+        """Returns the runs of the grid whose rates are known, and saves which methods these are of.
+
+        Without rates to try these are all runs.
+        """
+        if not self.rates:
+            return self.grid.runs
+        known = []
+        for run, methods in zip(self.grid.runs, self.methods, strict=True):
+            if not self.choices.keys() >= set(methods.values()):
+                continue
+            choices = {at: self.choices[method] for at, method in methods.items()}
+            rates = {at: choice["learning_rate"] for at, choice in choices.items()}
+            beta = self._beta(run.options)
+            rate = rates[beta] if beta in rates else power_law(rates, beta)
+            known.append(self.grid.new_run({**run.options, "learning_rate": rate}))
+            for choice in choices.values():
+                choice["runs"] = sorted({*choice["runs"], known[-1].name})
+        self._save()
+        return known
 
     def search(self) -> tuple[list[SweepRun], dict[str, str]]:
         """Saves the best rates of methods whose trials have ended.
@@ -60,8 +93,8 @@ class LearningRates:
         all their trials have.
         """
         missing, failed = [], {}
-        for method in [method for method in self.methods if method not in self.choices]:
-            trials, losses = self._trials(method)
+        for method in [method for method in self.trials if method not in self.choices]:
+            trials, losses = self._losses(method)
             missing += [trial for trial in trials.values() if not ended(trial)]
             if not losses:
                 continue
@@ -73,7 +106,7 @@ class LearningRates:
             choice = {
                 "learning_rate": best,
                 "losses": {f"{r:g}": x if x < math.inf else None for r, x in losses.items()},
-                "metric": self.metric,
+                "metric": self.grid.program.trial_metric,
                 "at_edge": at_edge,
                 "runs": [],
                 "trials": [str(trials[rate].folder) for rate in losses],
@@ -85,13 +118,6 @@ class LearningRates:
             print(f"{method}: learning rate {best:g} ({described(losses)}{edge})", file=sys.stderr)
         return missing, failed
 
-    def record(self, methods: Mapping[str, Iterable[str]]) -> None:
-        """Saves the names of the methods that each run has its rate from, by the run's name."""
-        for run, names in methods.items():
-            for choice in (self.choices[name] for name in names):
-                choice["runs"] = sorted({*choice["runs"], run})
-        self._save()
-
     def losses_by_run(self) -> dict[str, str]:
         """Returns the losses behind each run's rate by method, as JSON."""
         losses: dict[str, dict[str, Any]] = {}
@@ -100,24 +126,51 @@ class LearningRates:
                 losses.setdefault(run, {})[method] = choice["losses"]
         return {run: json.dumps(by_method) for run, by_method in losses.items()}
 
-    def _trials(self, method: str) -> tuple[dict[float, SweepRun], dict[float, float]]:
+    def _beta(self, options: Options) -> float:
+        return options.get("beta", self.grid.defaults["beta"])
+
+    def _methods(self, options: Options) -> dict[float, str]:
+        """Registers the methods whose trials give a run its rate; returns their names by beta."""
+        beta, names = self._beta(options), {}
+        for at in self.betas if self.betas and beta not in self.betas else [beta]:
+            trial = options if at == beta else {**options, "beta": at}
+            names[at] = self._name(trial)
+            # The first run of a method has the first seed.
+            self.trials.setdefault(names[at], partial(self._trial, trial))
+        return names
+
+    def _name(self, options: Options) -> str:
+        """Returns the name of the method of a run and of its trials."""
+        options = {name: value for name, value in options.items() if name != "seed"}
+        resolved = self.grid.resolve(options)
+        betas = "".join(f"-{k}{resolved[k]:g}" for k in ("beta", "kappa") if k in options)
+        rule = [self.rates, self.steps]
+        return f"{loss_label(resolved)}{betas}-{digest([self.grid.identity(options), rule])}"
+
+    def _trial(self, options: Options, rate: float) -> SweepRun:
+        """Returns the trial of a learning rate with the options of a run."""
+        options = {**options, "learning_rate": rate}
+        return self.grid.new_run({**options, **self.grid.program.trial(self.steps)}, "trials")
+
+    def _losses(self, method: str) -> tuple[dict[float, SweepRun], dict[float, float]]:
         """Returns a method's trials and, if none is missing, the losses from the smallest rate."""
-        trials = {rate: self.methods[method](rate) for rate in self.rates}
+        trials = {rate: self.trials[method](rate) for rate in sorted(self.rates)}
         while all(map(ended, trials.values())):
             losses = {rate: self._loss(trial) for rate, trial in sorted(trials.items())}
             rate = beyond(losses)
             if rate is None or len(trials) == MAX_TRIALS:
                 return trials, losses
-            trials[rate] = self.methods[method](rate)
+            trials[rate] = self.trials[method](rate)
         return trials, {}
 
     def _loss(self, trial: SweepRun) -> float:
-        loss = mean_metric(trial.folder / runs.LOG, self.metric) if trial.finished else math.inf
+        log, metric = trial.folder / runs.LOG, self.grid.program.trial_metric
+        loss = mean_metric(log, metric) if trial.finished else math.inf
         return loss if math.isfinite(loss) else math.inf
 
     def _save(self) -> None:
         if self.choices and not self.read_only:
-            runs.write_json(self.root / FILE, self.choices)
+            runs.write_json(self.grid.root / FILE, self.choices)
 
 
 def read_choices(root: Path) -> dict[str, Any]:

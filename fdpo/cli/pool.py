@@ -237,16 +237,18 @@ class Pool:
 
     def _end(self, run: SweepRun, reason: str) -> None:
         """Prints the outcome of a run, and the time left if the others take as long on average."""
-        seconds = run.seconds()
+        if not (reason or run.finished):
+            return  # stopped
         if reason:
             self.failed[run.name] = reason
             outcome = f"FAILED: {reason}"
-        elif run.finished:
-            self.on_finish(run)
-            self.seconds += [] if seconds is None else [seconds]
-            outcome = "finished elsewhere" if seconds is None else duration(seconds)
+        elif (seconds := run.seconds()) is None:
+            outcome = "finished elsewhere"
         else:
-            return  # stopped
+            self.seconds.append(seconds)
+            outcome = duration(seconds)
+        if not reason:
+            self.on_finish(run)
         self.ended += 1
         outcome += f"; {len(self.failed)} failed" if self.failed else ""
         if self.seconds:

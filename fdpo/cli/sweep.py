@@ -1,68 +1,38 @@
 """Sweeps: a program's runs over a grid of its options, and one table of their results.
 
-A run is one combination of the options' values (:mod:`fdpo.cli.pool` runs it). ``alpha`` and
-``loss_args`` apply to losses with such a parameter; another loss is run once for all their values.
+A run is one combination of the options' values (:mod:`fdpo.cli.grid`); :mod:`fdpo.cli.pool` runs
+several at a time.
 
 With ``--learning_rates`` each method gets its best learning rate at each beta, so that none is
 judged at a bad one: every combination of the other options is trained with the first seed for
 ``--check_steps`` updates (:mod:`fdpo.cli.learning_rates`). With ``--check_betas`` this is done at
 these betas only, and rates at others follow a power law.
 
-A folder may take one sweep after the other; the table has all their runs. Runs differ by their
-options, not by the contents of the files that these name: other data need another name or folder.
+A folder may take one sweep after the other; the table has all their runs. Other data need another
+name or another folder.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from fdpo import runs
 from fdpo.cli import arguments
-from fdpo.cli.learning_rates import LearningRates, power_law
-from fdpo.cli.pool import Pool, SweepRun, option_text
+from fdpo.cli.grid import Grid, Program
+from fdpo.cli.learning_rates import LearningRates
+from fdpo.cli.pool import Pool, SweepRun
 from fdpo.cli.table import write_table
 from fdpo.losses.config import RESETS
-from fdpo.losses.names import loss_parameters
 
 LOCK = "sweep.lock"  # held while a sweep is at work in a folder
-Options = Mapping[str, Any]
-Grid = Mapping[str, list[Any]]
-
-
-@dataclass(frozen=True)
-class Program:
-    """The program of a sweep.
-
-    Arguments:
-        path: Its file.
-        types: The dataclasses of its options, a ``LossConfig`` among them.
-        reference: The options that its data and its reference's numbers depend on.
-        trial: A function from a number of updates to the options of a learning-rate trial.
-        trial_metric: The metric in ``log.jsonl`` that is least at the best rate.
-        aliases: Other names of its options.
-        former_names: Old names of renamed options, which the names of runs are still made of.
-    """
-
-    path: Path
-    types: tuple[type, ...]
-    reference: tuple[str, ...]
-    trial: Callable[[int], Options]
-    trial_metric: str
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    former_names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -125,7 +95,7 @@ def main(program: Program, argv: Sequence[str] | None = None) -> None:
     Exits with status 1 if some runs failed, 130 after Ctrl-C, and 2, before any run starts, for
     wrong options or a folder where another sweep is at work.
     """
-    args, grid = arguments.parse_grid(
+    args, values = arguments.parse_grid(
         SweepArguments,
         program.types,
         argv,
@@ -136,7 +106,7 @@ def main(program: Program, argv: Sequence[str] | None = None) -> None:
         presets=program.path.parent.name,
     )
     with arguments.usage_errors("sweep.py"):
-        sweep = Sweep(program, args, grid)
+        sweep = Sweep(program, args, values)
         migrate(sweep.root)
         if args.print:
             return sweep.print_commands()
@@ -153,117 +123,30 @@ def main(program: Program, argv: Sequence[str] | None = None) -> None:
 
 
 class Sweep:
-    """The runs of a grid, in a folder.
+    """A grid of runs with their learning rates, to be run or printed.
 
     Arguments:
         program: The program of the runs.
         args: The options of the sweep.
-        grid: The values of each option that was given.
+        values: The values of each option that was given.
 
     Raises:
         ValueError: If the options of a run are wrong, or a value has no effect on any run.
     """
 
-    def __init__(self, program: Program, args: SweepArguments, grid: Grid) -> None:
-        self.program, self.args = program, args
-        self.root = Path(args.output_dir or f"runs/{program.path.parent.name}-sweep")
-        self.build = arguments.builder(program.types)
-        self.defaults = self.resolve({})
-        if "resume_from_checkpoint" in grid:
+    def __init__(
+        self, program: Program, args: SweepArguments, values: Mapping[str, list[Any]]
+    ) -> None:
+        if "resume_from_checkpoint" in values:
             raise ValueError("--resume_from_checkpoint: a sweep resumes its runs by itself")
-        if args.learning_rates and "learning_rate" in grid:
+        if args.learning_rates and "learning_rate" in values:
             raise ValueError("--learning_rate has no effect with --learning_rates")
-        products = (dict(zip(grid, values, strict=True)) for values in product(*grid.values()))
-        combinations = [self.applicable(options) for options in products]
-        by_name = {run.name: run for run in map(self.new_run, combinations)}
-        self.grid_runs = list(by_name.values())
-        for name, values in grid.items():
-            used = [options[name] for options in combinations if name in options]
-            for value in (value for value in values if value not in used):
-                raise ValueError(f"--{name} {option_text(value)}: no loss of the grid takes it")
+        self.args = args
+        self.root = Path(args.output_dir or f"runs/{program.path.parent.name}-sweep")
+        self.grid = Grid(program, self.root, values)
         self.rates = LearningRates(
-            self.root, args.learning_rates, program.trial_metric, read_only=args.print
+            self.grid, args.learning_rates, args.check_steps, args.check_betas, args.print
         )
-        self.methods = [self.trial_methods(run.options) for run in self.grid_runs]
-        for trial in self.rates.methods.values():
-            trial(args.learning_rates[0])  # raises what is wrong with it
-
-    def resolve(self, options: Options) -> dict[str, Any]:
-        """Returns the values of all options of a run; raises what the program would."""
-        return arguments.resolved(*self.build(options))
-
-    def applicable(self, options: Options) -> Options:
-        """Returns the options without ``alpha`` and ``loss_args`` where the loss has no such."""
-        parameters = set(loss_parameters(options.get("loss", self.defaults["loss"])))
-        names = {"alpha": {"alpha"}, "loss_args": set(options.get("loss_args") or ())}
-        return {k: v for k, v in options.items() if k not in names or parameters & names[k]}
-
-    def new_run(self, options: Options, kind: str = "runs") -> SweepRun:
-        """Returns the run of a combination of options."""
-        resolved = self.resolve(options)
-        rate = f"lr{resolved['learning_rate']:g}"
-        label = f"{loss_label(resolved)}-beta{resolved['beta']:g}-{rate}-seed{resolved['seed']}"
-        name = f"{label}-{digest(self.identity(options, resolved))}"
-        return SweepRun(
-            root=self.root,
-            name=name,
-            kind=kind,
-            program=self.program.path,
-            options=options,
-            reference=digest([str(resolved[name]) for name in self.program.reference]),
-            environment=tracking(resolved.get("report_to"), self.root.name, name),
-        )
-
-    def identity(self, options: Options, resolved: Options) -> dict[str, str]:
-        """Returns what tells runs apart: given options that differ from the default in effect."""
-        values = {
-            self.program.former_names.get(name, name): str(resolved[name])
-            for name in options
-            if resolved[name] != self.defaults[name] and runs.changes_metrics(name)
-        }
-        return dict(sorted(values.items()))
-
-    def trial_methods(self, options: Options) -> dict[float, str]:
-        """Registers the methods whose trials give a run its rate; returns their names by beta."""
-        if not self.args.learning_rates:
-            return {}
-        beta, betas = options.get("beta", self.defaults["beta"]), self.args.check_betas
-        names = {}
-        for at in betas if betas and beta not in betas else [beta]:
-            trial = options if at == beta else {**options, "beta": at}
-            names[at] = self.method_name(trial)
-            # The first run of a method has the first seed.
-            self.rates.methods.setdefault(names[at], partial(self.trial, trial))
-        return names
-
-    def method_name(self, options: Options) -> str:
-        """Returns the name of the method of a run and of its trials."""
-        options = {name: value for name, value in options.items() if name != "seed"}
-        resolved = self.resolve(options)
-        rule = [self.args.learning_rates, self.args.check_steps]
-        betas = "".join(f"-{k}{resolved[k]:g}" for k in ("beta", "kappa") if k in options)
-        identity = self.identity(options, resolved)
-        return f"{loss_label(resolved)}{betas}-{digest([identity, rule])}"
-
-    def trial(self, options: Options, rate: float) -> SweepRun:
-        """Returns the trial of a learning rate with the options of a run."""
-        options = {**options, "learning_rate": rate}
-        return self.new_run({**options, **self.program.trial(self.args.check_steps)}, "trials")
-
-    def runs(self) -> list[SweepRun]:
-        """Returns the runs, without those whose learning rate is not known yet."""
-        if not self.args.learning_rates:
-            return self.grid_runs
-        sweep_runs, methods = [], {}
-        for run, names in zip(self.grid_runs, self.methods, strict=True):
-            if self.rates.choices.keys() >= set(names.values()):
-                rates = {at: self.rates.choices[m]["learning_rate"] for at, m in names.items()}
-                beta = run.options.get("beta", self.defaults["beta"])
-                rate = rates[beta] if beta in rates else power_law(rates, beta)
-                sweep_runs.append(self.new_run({**run.options, "learning_rate": rate}))
-                methods[sweep_runs[-1].name] = names.values()
-        self.rates.record(methods)
-        return sweep_runs
 
     def run(self) -> dict[str, str]:
         """Runs the trials and the runs that are not finished.
@@ -278,9 +161,9 @@ class Sweep:
             nonfinite = {trial.name for trial in trials if trial.nonfinite}
             failed |= {name: why for name, why in reasons.items() if name not in nonfinite}
         failed |= self.rates.search()[1]
-        sweep_runs = self.runs()
+        sweep_runs = self.rates.runs()
         done = sum(run.finished for run in sweep_runs)
-        print(f"{len(self.grid_runs)} runs, {done} of them finished, in {self.root}", flush=True)
+        print(f"{len(self.grid.runs)} runs, {done} of them finished, in {self.root}", flush=True)
         self.write_table()
         failed |= self.run_pool(sweep_runs, self.write_table)
         self.write_table()
@@ -305,21 +188,21 @@ class Sweep:
 
     def print_commands(self) -> None:
         """Prints a command for each trial and run that is neither finished nor at work."""
-        (trials, failed), sweep_runs = self.rates.search(), self.runs()
+        (trials, failed), sweep_runs = self.rates.search(), self.rates.runs()
         missing = [run for run in sweep_runs if not run.finished]
         for run in trials + missing:
             if not run.at_work:
                 print(run.shell_command())
-        left = len(self.grid_runs) - len(sweep_runs) + len(missing)
+        left = len(self.grid.runs) - len(sweep_runs) + len(missing)
         notes = [f"{len(trials)} trials of learning rates; call again after them"] if trials else []
-        notes += [f"{left} of {len(self.grid_runs)} runs"]
+        notes += [f"{left} of {len(self.grid.runs)} runs"]
         notes += [f"{name}: {why}" for name, why in failed.items()]
         print(*notes, sep="\n", file=sys.stderr)
 
     def write_table(self) -> None:
         """Writes the table of all finished runs in the folder."""
         losses = self.rates.losses_by_run()
-        write_table(self.root, self.defaults, self.program.aliases, losses)
+        write_table(self.root, self.grid.defaults, self.grid.program.aliases, losses)
 
 
 def locked(root: Path) -> AbstractContextManager[object]:
@@ -341,22 +224,3 @@ def migrate(root: Path) -> None:
         with suppress(OSError):  # missing, or not empty
             (root / old).rmdir()
     shutil.rmtree(root / "locks", ignore_errors=True)
-
-
-def digest(value: Any) -> str:
-    """Returns ten hexadecimal digits that tell values apart."""
-    return hashlib.blake2b(json.dumps(value).encode(), digest_size=5).hexdigest()
-
-
-def loss_label(resolved: Options) -> str:
-    """Returns the loss and its alpha, fit for a file's name."""
-    alpha = "" if resolved["alpha"] is None else f"-{resolved['alpha']:g}"
-    return runs.file_name(resolved["loss"] + alpha)[:40]
-
-
-def tracking(report_to: Any, group: str, name: str) -> dict[str, str]:
-    """Returns the variables that make a run one of the sweep's group in wandb."""
-    trackers = report_to.split(",") if isinstance(report_to, str) else report_to or ()
-    if not {"wandb", "all"} & set(trackers):
-        return {}
-    return {"WANDB_RUN_GROUP": group, "WANDB_NAME": name}

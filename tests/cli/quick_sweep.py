@@ -18,6 +18,7 @@ import pyarrow.parquet
 import pytest
 
 from fdpo.cli import sweep as sweeps
+from fdpo.cli.grid import Program
 from fdpo.losses.config import LossConfig
 
 Sweep = Callable[..., int]
@@ -40,7 +41,7 @@ class QuickConfig(LossConfig):
         self.check_loss()
 
 
-QUICK = sweeps.Program(
+QUICK = Program(
     path=Path(__file__).with_name("quick_program.py"),
     types=(QuickConfig,),
     reference=("model",),

@@ -10,11 +10,12 @@ grid of results.ipynb; ``--print`` prints the commands, for Slurm and others.
 from __future__ import annotations
 
 from fdpo.cli import sweep as sweeps
+from fdpo.cli.grid import Program
 from fdpo.cli.quiet import quiet_libraries
 from fdpo.programs.diffusion.train import DataArguments, TrainConfig
 from fdpo.tasks import COMMANDS
 
-TRAIN = sweeps.Program(
+TRAIN = Program(
     path=COMMANDS / "diffusion/train.py",
     types=(DataArguments, TrainConfig),
     # The seed is that of the times and the noise.

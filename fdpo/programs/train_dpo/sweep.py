@@ -10,11 +10,12 @@ with trials of learning rates; ``--print`` prints the commands, for Slurm and ot
 from __future__ import annotations
 
 from fdpo.cli import sweep as sweeps
+from fdpo.cli.grid import Program
 from fdpo.cli.quiet import quiet_libraries
 from fdpo.programs.train_dpo.options import ALIASES, TYPES
 from fdpo.tasks import COMMANDS
 
-TRAIN = sweeps.Program(
+TRAIN = Program(
     path=COMMANDS / "train_dpo/train.py",
     types=TYPES,
     aliases=ALIASES,
