@@ -16,6 +16,7 @@ from fdpo.runs.interrupts import Interrupts
 if TYPE_CHECKING:
     from transformers import Trainer
 
+    from fdpo.llm.reference import Reference
     from fdpo.llm.trainer import FDPOTrainer
 
 LABELS = {
@@ -162,12 +163,12 @@ class FiniteGradients(TrainerCallback):
 class SaveReferenceCache(TrainerCallback):
     """A writer of the reference's cache, at each checkpoint and after each evaluation."""
 
-    def __init__(self, trainer: FDPOTrainer) -> None:
-        self.trainer = trainer
+    def __init__(self, reference: Reference) -> None:
+        self.reference = reference
 
     def on_save(
         self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.trainer.reference.cache.save()
+        self.reference.save()
 
     on_train_end = on_evaluate = on_save

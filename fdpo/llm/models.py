@@ -2,18 +2,160 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import torch
+from peft import PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import find_adapter_config_file
+from trl import DPOConfig
+from trl.trainer.utils import create_model_from_path
 
 from fdpo import runs
+from fdpo.runs.distributed import is_main_process
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A causal language model as the user asked for it, from which everything of it is loaded.
+
+    Arguments:
+        name: A hub id or a folder, of a whole model or of an adapter.
+        revision: The branch, tag or commit of a hub id; by default its main branch.
+        trust_remote_code: True to run code of its repository.
+
+    Example:
+        .. code-block:: python
+
+            source = ModelSource("Qwen/Qwen2.5-0.5B-Instruct", revision="main")
+            model, tokenizer = source.model("cuda"), source.tokenizer()
+    """
+
+    name: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @classmethod
+    def from_run(cls, folder: str) -> Self:
+        """Returns the model that the run in a folder started from, by its record.
+
+        Raises:
+            ValueError: If the folder has no record of a run.
+        """
+        options = runs.run_options(folder)
+        if "model_name_or_path" not in options:
+            raise ValueError(f"model {folder}: no {runs.RECORD} in it; name its --reference")
+        trust = bool(options.get("trust_remote_code"))
+        return cls(options["model_name_or_path"], options.get("model_revision"), trust)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of transformers' ``from_pretrained`` that belong to the name."""
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+    def base(self) -> ModelSource | None:
+        """Returns the model that an adapter belongs to, ``None`` for a whole model.
+
+        Raises:
+            ValueError: If the name is a path that is not there, or a folder without a model.
+        """
+        require_weights(self.name)
+        file = find_adapter_config_file(self.name, revision=self.revision)
+        if file is None or (Path(self.name) / "config.json").is_file():
+            return None
+        if "model_name_or_path" in runs.run_options(self.name):
+            return ModelSource.from_run(self.name)
+        config = json.loads(Path(file).read_text(encoding="utf-8"))
+        name, revision = config["base_model_name_or_path"], config.get("revision")
+        return ModelSource(name, revision, self.trust_remote_code)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Loads the tokenizer, with the end token for padding where it has no padding token."""
+        require_weights(self.name)
+        tokenizer = AutoTokenizer.from_pretrained(self.name, **self.options)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def config(self) -> PretrainedConfig:
+        """Loads the configuration, an adapter's from its base."""
+        base = self.base()
+        return base.config() if base else AutoConfig.from_pretrained(self.name, **self.options)
+
+    def model(self, device: torch.device | str = "cpu", dtype: str = "float32") -> PreTrainedModel:
+        """Loads the model, or the adapter on its base, for sampling and scoring."""
+        base = self.base() or self
+        load = AutoModelForCausalLM.from_pretrained
+        model = base.whole_model(load, dtype=dtype, use_safetensors=True)
+        if base is not self:
+            model.load_adapter(self.name, adapter_kwargs={"revision": self.revision})
+        return model.to(device).eval()
+
+    def whole_model(self, load: Callable[..., Any], **options: Any) -> PreTrainedModel:
+        """Loads the model, or the adapter merged into its base.
+
+        Arguments:
+            load: The function that loads a model by name.
+            **options: Options of ``load``.
+        """
+        base = self.base()
+        if base is None:
+            return load(self.name, **{**options, **self.options})
+        model = base.whole_model(load, **options)
+        adapted = PeftModel.from_pretrained(model, self.name, revision=self.revision)
+        merged = adapted.merge_and_unload().requires_grad_(True)
+        merged.name_or_path = merged.config._name_or_path = self.name
+        return merged
+
+
+def requested_source(model: Any, args: DPOConfig) -> ModelSource:
+    """Returns the source of a trainer's model: of its name, or of the one that a model knows."""
+    options = args.model_init_kwargs or {}
+    trust = options.get("trust_remote_code", args.trust_remote_code)
+    if isinstance(model, str):
+        return ModelSource(model, options.get("revision"), trust)
+    return ModelSource(model.name_or_path, getattr(model.config, "_commit_hash", None), trust)
+
+
+def policy_and_reference(
+    source: ModelSource, model: Any, ref_model: Any, peft_config: Any, args: DPOConfig
+) -> tuple[Any, Any]:
+    """Returns the policy and the reference of a trainer, as far as TRL would load others.
+
+    An adapter to start from is merged into its base. The reference of a model that is trained
+    whole is a copy of it as it is given, not of the files that it came from.
+
+    Arguments:
+        source: The model's source.
+        model: A name or a model.
+        ref_model: The reference that was given.
+        peft_config: The configuration of a new adapter.
+        args: The trainer's options.
+    """
+    options = dict(args.model_init_kwargs or {})
+    if isinstance(model, str) and source.base():
+        model = source.whole_model(create_model_from_path, **options)
+        args.model_init_kwargs = None  # TRL warns that they are ignored
+        if is_main_process():
+            print(f"{source.name}: an adapter, merged into its base before the training")
+    whole = not isinstance(model, (str, PeftModel)) and peft_config is None
+    if whole and ref_model is None and not args.precompute_ref_log_probs:
+        if not is_deepspeed_zero3_enabled():
+            ref_model = deepcopy(model).requires_grad_(False)
+    return model, ref_model
 
 
 def require_weights(name: str) -> None:
@@ -29,38 +171,19 @@ def require_weights(name: str) -> None:
         raise ValueError(f"model {name}: no weights in this folder (*.safetensors)")
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Loads a tokenizer, with the end token for padding where it has no padding token."""
-    require_weights(name)
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of a hub id or folder (:meth:`ModelSource.tokenizer`)."""
+    return ModelSource(name).tokenizer()
 
 
 def load_model(
     name: str, device: torch.device | str = "cpu", dtype: str = "float32"
 ) -> PreTrainedModel:
-    """Loads a causal language model (or an adapter on one) for sampling and scoring."""
-    require_weights(name)
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True)
-    return model.to(device).eval()
+    """Loads the model of a hub id or folder (:meth:`ModelSource.model`)."""
+    return ModelSource(name).model(device, dtype)
 
 
-def fitting_length(name: str, max_length: int | None) -> int | None:
+def fitting_length(config: PretrainedConfig, max_length: int | None) -> int | None:
     """Returns ``max_length``, or the model's context where that is shorter."""
-    config = AutoConfig.from_pretrained(name).get_text_config()
-    context = getattr(config, "max_position_embeddings", None)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
     return min(filter(None, (max_length, context)), default=None)
-
-
-def get_reference_name(folder: str) -> str:
-    """Returns the model that the run in a folder started from, by its record.
-
-    Raises:
-        ValueError: If the folder has no record of a run.
-    """
-    options = runs.run_options(folder)
-    if "model_name_or_path" not in options:
-        raise ValueError(f"model {folder}: no {runs.RECORD} in it; name its --reference")
-    return options["model_name_or_path"]

@@ -19,7 +19,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from trl import DPOTrainer
 
 from fdpo.cards import loss_section
@@ -31,6 +31,7 @@ from fdpo.llm.data import as_pairs, pair_name, with_pair_index, with_sampled_tok
 from fdpo.llm.forward import model_inputs, packing_obstacle, sum_by_completion, token_log_probs
 from fdpo.llm.loss import pair_losses
 from fdpo.llm.metrics import Means, Mode, PairMetrics, append_pairs, token_metrics
+from fdpo.llm.models import policy_and_reference, requested_source
 from fdpo.llm.reference import Reference, has_sharded_weights
 from fdpo.llm.sampler import PairSampler
 from fdpo.preferences.pairs import SIDES, PairingConfig
@@ -99,21 +100,24 @@ class FDPOTrainer(DPOTrainer):
         self.tokens_seen = 0
         self.recent_pairs: list[Tensor] = []  # indices of the pairs since the last update
         self.margins: dict[int, float] = {}  # by index, of the last evaluation
+        source = requested_source(model, args)
         if kwargs.get("processing_class") is None:
-            name = model if isinstance(model, str) else model.name_or_path
-            kwargs["processing_class"] = AutoTokenizer.from_pretrained(name)
+            kwargs["processing_class"] = source.tokenizer()
         tokenizer = kwargs["processing_class"]
         if kwargs.get("data_collator") is None and isinstance(tokenizer, PreTrainedTokenizerBase):
             kwargs["data_collator"] = make_collator(tokenizer, args)
         for name in ("train_dataset", "eval_dataset"):
             if kwargs.get(name) is not None:
                 kwargs[name] = as_pairs(kwargs[name], name, pairing)
+        model, kwargs["ref_model"] = policy_and_reference(
+            source, model, kwargs.get("ref_model"), kwargs.get("peft_config"), args
+        )
         super().__init__(model, args=args, **kwargs)
         self.train_dataset = with_pair_index(self.train_dataset)
         self.eval_dataset = with_pair_index(self.eval_dataset)
         self._pack_rows()
         self.add_callback(FiniteGradients(self))
-        self.add_callback(SaveReferenceCache(self))
+        self.add_callback(SaveReferenceCache(self.reference))
 
     @cached_property
     def reference(self) -> Reference:

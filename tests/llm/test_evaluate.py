@@ -8,7 +8,13 @@ import torch
 from fdpo import estimators, get_divergence
 from fdpo.llm.comparison import Comparison
 from fdpo.llm.evaluate import SamplingConfig, compare, held_out_prompts
-from fdpo.llm.models import fitting_length, load_model, load_tokenizer, require_weights
+from fdpo.llm.models import (
+    ModelSource,
+    fitting_length,
+    load_model,
+    load_tokenizer,
+    require_weights,
+)
 
 MODELS = ("reference", "policy")
 PROMPTS = [" the film", " I", " a truly great story"] * 4
@@ -115,5 +121,5 @@ def test_faults_of_model_folders(tmp_path: Path, tiny_model: Path) -> None:
         require_weights(str(tmp_path))
     with pytest.raises(ValueError, match="no such folder"):
         require_weights("./nowhere")
-    assert fitting_length(str(tiny_model), 1024) == 64
-    assert fitting_length(str(tiny_model), 32) == 32
+    assert fitting_length(ModelSource(str(tiny_model)).config(), 1024) == 64
+    assert fitting_length(ModelSource(str(tiny_model)).config(), 32) == 32

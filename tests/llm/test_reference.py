@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from fdpo.llm.config import FDPOConfig
 from fdpo.llm.generation import reference_samples
 from fdpo.llm.generation.sampling import sample
 from fdpo.llm.models import load_model, load_tokenizer
+from fdpo.llm.reference import fixed_context
 from fdpo.llm.trainer import FDPOTrainer
 from fdpo.preferences.generate import Completion
 from fdpo.runs.cache import ReferenceCache
+from tests.conftest import sentence
 from tests.llm.training import LORA
 
 KEYS = torch.tensor([[1, 2], [3, 4], [5, -6]])
@@ -88,8 +92,6 @@ def test_a_sweep_runs_the_reference_once(train: Any, tmp_path: Path, peft: bool)
 def test_another_reference_has_another_folder(
     train: Any, tiny_model: Path, pair_rows: list[dict[str, str]], tmp_path: Path
 ) -> None:
-    from transformers import AutoModelForCausalLM
-
     train("first")
     other = AutoModelForCausalLM.from_pretrained(tiny_model)
     with torch.no_grad():
@@ -129,3 +131,55 @@ def test_its_samples_are_cached(
     assert len(calls) == 3
     cached(folder="off")
     assert len(list(tmp_path.iterdir())) == 3
+
+
+LENGTHS = {
+    "dynamic": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
+    "longrope": {
+        "rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4,
+        "original_max_position_embeddings": 16, "rope_theta": 1e4, "factor": 4.0,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LENGTHS)
+def test_where_the_longest_text_of_a_batch_matters_nothing_is_cached(
+    tiny_model: Path, tmp_path: Path, kind: str
+) -> None:
+    """An untouched policy has ratios of one, whatever batches an earlier run cached."""
+    shape = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 32}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 4}
+    context = 16 if kind == "dynamic" else 64
+    configuration = LlamaConfig(
+        **shape, max_position_embeddings=context, rope_parameters=LENGTHS[kind]
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(configuration)
+    model.save_pretrained(tmp_path / kind)
+    load_tokenizer(str(tiny_model)).save_pretrained(tmp_path / kind)
+    sizes = [3, 20, 4, 5, 24, 6, 3, 22]
+    rows = [
+        {"prompt": " a", "chosen": sentence(i, n), "rejected": " bad"} for i, n in enumerate(sizes)
+    ]
+    for batch_size in (4, 1, 3):
+        args = FDPOConfig(
+            str(tmp_path / "run"),
+            reference_cache=str(tmp_path / "cache"),
+            per_device_eval_batch_size=batch_size,
+            max_length=None,
+        )
+        data = Dataset.from_list(rows)
+        trainer = FDPOTrainer(str(tmp_path / kind), args, train_dataset=data, eval_dataset=data)
+        metrics = trainer.evaluate()
+        assert metrics["eval_loss"] == pytest.approx(math.log(2), abs=1e-5)
+        assert metrics["eval_log_ratios/chosen"] == pytest.approx(0, abs=1e-4)
+        trainer.reference.save()
+    assert 0 < len(trainer.reference.cache) < 16
+
+
+def test_lengths_that_do_not_matter() -> None:
+    assert fixed_context(LlamaConfig()) is None
+    assert fixed_context(GPT2Config()) is None
+    linear = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
+    assert fixed_context(LlamaConfig(rope_parameters=linear)) is None
+    assert fixed_context(LlamaConfig(rope_parameters=LENGTHS["longrope"])) == 16

@@ -73,7 +73,7 @@ def evaluate(args: EvaluationArguments) -> tuple[Comparison, dict[str, Any], str
         The comparison, the metrics of the pairs, and a line on them (empty without pairs).
     """
     from fdpo.llm.evaluate import HELD_OUT_SEED, SamplingConfig, compare, held_out_prompts
-    from fdpo.llm.models import get_reference_name, load_model, load_tokenizer
+    from fdpo.llm.models import ModelSource
     from fdpo.preferences.prompts import read_prompts
     from fdpo.scorers import get_scorer
 
@@ -83,9 +83,11 @@ def evaluate(args: EvaluationArguments) -> tuple[Comparison, dict[str, Any], str
         options = runs.run_options(args.model)
         loss = LossConfig.from_run(options)
         pairs = read_pairs(args, loss)
-        name = args.reference or get_reference_name(args.model)
-        policy, reference = load_model(args.model, device), load_model(name, device)
-        tokenizer = load_tokenizer(name)
+        named = args.reference and ModelSource(args.reference)
+        source = named or ModelSource.from_run(args.model)
+        trust = source.trust_remote_code
+        policy = ModelSource(args.model, trust_remote_code=trust).model(device)
+        reference, tokenizer = source.model(device), source.tokenizer()
         scorers = {Path(scorer).name: get_scorer(scorer) for scorer in args.scorers}
         if args.prompts is None:
             prompts = held_out_prompts(reference, tokenizer, args.num_prompts, seed=seed)

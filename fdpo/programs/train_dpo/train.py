@@ -32,6 +32,7 @@ from fdpo.tasks import COMMANDS
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
+    from fdpo.llm.models import ModelSource
     from fdpo.llm.trainer import FDPOTrainer
 
 
@@ -58,6 +59,14 @@ def load_pairs(args: DataArguments, model: str) -> tuple[DatasetDict, str]:
     return data, f"{preferences.describe(counts)}; {sizes}"
 
 
+def model_source(training: TrainConfig, model: PolicyArguments) -> ModelSource:
+    """Returns the model to train, which is also the reference."""
+    from fdpo.llm.models import ModelSource
+
+    name, revision = model.model_name_or_path, model.model_revision
+    return ModelSource(name, revision, training.trust_remote_code)
+
+
 def make_trainer(
     args: DataArguments, training: TrainConfig, model: PolicyArguments, data: DatasetDict
 ) -> FDPOTrainer:
@@ -66,10 +75,10 @@ def make_trainer(
 
     from fdpo.llm.callbacks import use_brief_progress
     from fdpo.llm.data import require_room
-    from fdpo.llm.models import fitting_length, load_tokenizer
+    from fdpo.llm.models import fitting_length
     from fdpo.llm.trainer import FDPOTrainer
 
-    name = model.model_name_or_path
+    source = model_source(training, model)
     training.model_init_kwargs = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
@@ -77,11 +86,11 @@ def make_trainer(
         "use_safetensors": True,
         **(training.model_init_kwargs or {}),
     }
-    tokenizer = load_tokenizer(name, model.model_revision)
-    training.max_length = fitting_length(name, training.max_length)
+    tokenizer = source.tokenizer()
+    training.max_length = fitting_length(source.config(), training.max_length)
     require_room(data["train"], tokenizer, training.max_length)
     trainer = FDPOTrainer(
-        name,
+        source.name,
         training,
         train_dataset=data["train"],
         eval_dataset=data["test"] if len(data["test"]) else None,
@@ -94,21 +103,20 @@ def make_trainer(
     return trainer
 
 
-def select_prompts(args: DataArguments, data: DatasetDict, model: str) -> list[str]:
+def select_prompts(args: DataArguments, data: DatasetDict, source: ModelSource) -> list[str]:
     """Returns the held-out prompts to compare on."""
     from fdpo.llm.evaluate import held_out_prompts
-    from fdpo.llm.models import load_model, load_tokenizer
     from fdpo.preferences.prompts import read_prompts
 
     if not args.eval_num_prompts:
         return []
-    source = args.eval_prompts or ("data" if args.dataset_name else "model")
-    if source == "model":
+    origin = args.eval_prompts or ("data" if args.dataset_name else "model")
+    if origin == "model":
         known = set(data["train"]["prompt"]) if "prompt" in data["train"].column_names else set()
-        language_model, tokenizer = load_model(model), load_tokenizer(model)
-        return held_out_prompts(language_model, tokenizer, args.eval_num_prompts, exclude=known)
-    if source != "data":
-        return read_prompts(source)[: args.eval_num_prompts]
+        model, tokenizer = source.model(), source.tokenizer()
+        return held_out_prompts(model, tokenizer, args.eval_num_prompts, exclude=known)
+    if origin != "data":
+        return read_prompts(origin)[: args.eval_num_prompts]
     prompts = data["test"]["prompt"] if "prompt" in data["test"].column_names else []
     return list(dict.fromkeys(p for p in prompts if isinstance(p, str)))[: args.eval_num_prompts]
 
@@ -133,17 +141,20 @@ def preparation_notes(trainer: FDPOTrainer, data: DatasetDict) -> list[str]:
 
 
 def compare_samples(
-    args: DataArguments, trainer: FDPOTrainer, reference: str, prompts: list[str], folder: Path
+    args: DataArguments,
+    trainer: FDPOTrainer,
+    source: ModelSource,
+    prompts: list[str],
+    folder: Path,
 ) -> dict[str, Any]:
     """Samples policy and reference, writes and prints the comparison, and returns its metrics."""
     from fdpo.llm.evaluate import HELD_OUT_SEED, SamplingConfig, compare
-    from fdpo.llm.models import load_model
     from fdpo.scorers import get_scorer
 
     print(f"sampling {len(prompts)} held-out prompts before and after", flush=True)
     comparison = compare(
         trainer.accelerator.unwrap_model(trainer.model),
-        load_model(reference, trainer.accelerator.device),
+        source.model(trainer.accelerator.device),
         trainer.processing_class,
         prompts,
         {Path(name).name: get_scorer(name) for name in args.scorers},
@@ -181,22 +192,21 @@ def set_up(
 
     for scorer in args.scorers:
         get_scorer(scorer)  # a wrong name fails before the training
-    name = model.model_name_or_path
-    data, counts = load_pairs(args, name)
+    data, counts = load_pairs(args, model.model_name_or_path)
     trainer = make_trainer(args, training, model, data)
-    prompts = select_prompts(args, data, name)
+    prompts = select_prompts(args, data, model_source(training, model))
     return trainer, prompts, [counts, *preparation_notes(trainer, data)]
 
 
 def report(
-    run: Run, args: DataArguments, trainer: FDPOTrainer, reference: str, prompts: list[str]
+    run: Run, args: DataArguments, trainer: FDPOTrainer, source: ModelSource, prompts: list[str]
 ) -> dict[str, Any]:
     """Measures the policy on held-out pairs and prompts; returns the metrics."""
     metrics: dict[str, Any] = {}
     if trainer.eval_dataset is not None:
         metrics |= measure_pairs(trainer, run.folder)
     if is_main_process() and prompts:
-        metrics |= compare_samples(args, trainer, reference, prompts, run.folder)
+        metrics |= compare_samples(args, trainer, source, prompts, run.folder)
     return metrics
 
 
@@ -215,7 +225,7 @@ def train(run: Run, args: DataArguments, training: TrainConfig, model: PolicyArg
     trainer.save_model()
     trainer.create_model_card(run.folder.name)
     metrics = {"steps": trainer.state.global_step, "train_seconds": clock.seconds}
-    metrics |= report(run, args, trainer, model.model_name_or_path, prompts)
+    metrics |= report(run, args, trainer, model_source(training, model), prompts)
     if is_main_process():
         runs.write_jsonl(run.folder / runs.LOG, trainer.state.log_history)
     run.finish(metrics)
