@@ -20,7 +20,7 @@ from fdpo.llm.trainer import FDPOTrainer
 from fdpo.preferences.generate import Completion
 from fdpo.runs.cache import ReferenceCache
 from tests.conftest import sentence
-from tests.llm.training import LORA
+from tests.llm.training import LORA, perturb
 
 KEYS = torch.tensor([[1, 2], [3, 4], [5, -6]])
 
@@ -155,6 +155,7 @@ def test_where_the_longest_text_of_a_batch_matters_nothing_is_cached(
     )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(configuration)
+    perturb(model)
     model.save_pretrained(tmp_path / kind)
     load_tokenizer(str(tiny_model)).save_pretrained(tmp_path / kind)
     sizes = [3, 20, 4, 5, 24, 6, 3, 22]
