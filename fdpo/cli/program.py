@@ -9,13 +9,18 @@ Every training program follows it with one context manager:
         run.start()                     # from here on errors keep their traceback
         trainer.train(run.checkpoint)
         run.exit_if(trainer.interrupted, trainer.step)
+        save(model)                     # before the report, which may fail
+        with run.reporting("comparison"):
+            metrics |= compare(model)   # an error is one line, and the run goes on
         run.finish(metrics)             # metrics.json: the run is finished
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -23,7 +28,14 @@ from typing import Any, Self
 from fdpo.cli.arguments import fail, usage_errors
 from fdpo.runs.distributed import is_main_process
 from fdpo.runs.files import write_json, write_text
-from fdpo.runs.folder import METRICS, NONFINITE, RECORD, prepare, require_free
+from fdpo.runs.folder import (
+    METRICS,
+    NONFINITE,
+    RECORD,
+    REPORT_ERRORS,
+    prepare,
+    require_free,
+)
 from fdpo.runs.resume import checkpoint
 
 INTERRUPTED = 130
@@ -51,6 +63,7 @@ class Run:
     Attributes:
         checkpoint: The checkpoint to resume from, ``None`` for the start.
         started: Whether the set-up is done and ``run.json`` is written.
+        missing: The error of each part of the report that failed, by the name of the part.
     """
 
     program: str
@@ -63,6 +76,7 @@ class Run:
     aliases: Mapping[str, str] | None = None
     checkpoint: str | None = field(default=None, init=False)
     started: bool = field(default=False, init=False)
+    missing: dict[str, str] = field(default_factory=dict, init=False)
 
     @property
     def folder(self) -> Path:
@@ -119,6 +133,29 @@ class Run:
                 print(f"stopped at step {step}; --resume_from_checkpoint last resumes")
             sys.exit(INTERRUPTED)
 
+    @contextmanager
+    def reporting(self, part: str) -> Iterator[None]:
+        """Keeps an error of a part of the report from ending a run whose model is trained.
+
+        The error is one line, its traceback is added to ``report_errors.txt``, and
+        ``metrics.json`` lists the part as ``missing``. Save the model before.
+
+        Arguments:
+            part: The name of the part, as in ``"comparison of samples"``.
+        """
+        try:
+            yield
+        except Exception as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self.missing[part] = reason
+            with (self.folder / REPORT_ERRORS).open("a", encoding="utf-8") as file:
+                file.write(f"{part}\n{traceback.format_exc()}\n")
+            print(
+                f"{self.program}: warning: the run goes on without its {part} ({reason}); "
+                f"{self.folder / REPORT_ERRORS} has the traceback",
+                file=sys.stderr,
+            )
+
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Writes ``metrics.json``, the last file of a run, and prints the folder.
 
@@ -126,5 +163,6 @@ class Run:
         """
         if not is_main_process():
             return
-        write_json(self.folder / METRICS, metrics)
+        missing = {"missing": self.missing} if self.missing else {}
+        write_json(self.folder / METRICS, {**metrics, **missing})
         print(f"run folder: {self.folder}")

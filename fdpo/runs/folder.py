@@ -23,6 +23,8 @@ from fdpo.runs.files import read_json, to_plain, write_json
 RECORD = "run.json"  # not config.json, which is the model's where save_pretrained writes
 METRICS = "metrics.json"
 NONFINITE = "diverged.txt"
+REPORT_ERRORS = "report_errors.txt"
+"""The file of the errors of a report, which leave the run without a part of its metrics."""
 LOG = "log.jsonl"
 
 PACKAGES = "fdpo torch transformers trl peft datasets accelerate diffusers".split()
@@ -81,8 +83,8 @@ def prepare(
     if not is_main_process():
         return folder
     previous = None if overwrite else require_free(folder, options, resume, aliases)
-    if overwrite and (folder / RECORD).exists():
-        _remove_run(folder)
+    if (folder / RECORD).exists():
+        _remove_run(folder, checkpoints=overwrite)
     commands = previous["commands"] if previous else []
     write_json(folder / RECORD, _record(_plain_options(options), commands))
     return folder
@@ -167,10 +169,11 @@ def _require_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) 
         )
 
 
-def _remove_run(folder: Path) -> None:
-    for name in (RECORD, METRICS, NONFINITE):
+def _remove_run(folder: Path, checkpoints: bool) -> None:
+    """Removes the results of a run, which a resumed run writes again, or all of it."""
+    for name in (METRICS, NONFINITE, REPORT_ERRORS):
         (folder / name).unlink(missing_ok=True)
-    for path in folder.glob("checkpoint-*"):
+    for path in folder.glob("checkpoint-*") if checkpoints else ():
         shutil.rmtree(path)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from fdpo import runs
 from fdpo.cli.program import Run
+from fdpo.runs.folder import REPORT_ERRORS
 
 OPTIONS = {"loss": "jsd", "seed": 0}
 
@@ -80,3 +81,30 @@ def test_a_loss_that_is_not_finite_is_recorded(tmp_path: Path) -> None:
         run.start()
         raise FloatingPointError("step 3: the loss of pair 1 is nan")
     assert (tmp_path / runs.NONFINITE).read_text() == "step 3: the loss of pair 1 is nan\n"
+
+
+def test_a_failed_report_leaves_a_finished_run_that_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = {"steps": 3.0}
+    with Run("train.py", tmp_path, OPTIONS) as run:
+        run.start()
+        with run.reporting("comparison"):
+            raise RuntimeError("no room\nfor samples")
+        with run.reporting("held-out pairs"):
+            metrics["accuracy"] = 0.5
+        run.finish(metrics)
+    written = runs.read_json(tmp_path / runs.METRICS)
+    reason = "RuntimeError: no room for samples"
+    assert written == {"steps": 3.0, "accuracy": 0.5, "missing": {"comparison": reason}}
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"train.py: warning: the run goes on without its comparison ({reason})")
+    assert "Traceback" in (tmp_path / REPORT_ERRORS).read_text()
+
+
+def test_ctrl_c_ends_a_report(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as exit_, Run("train.py", tmp_path, OPTIONS) as run:
+        run.start()
+        with run.reporting("comparison"):
+            raise KeyboardInterrupt
+    assert exit_.value.code == 130

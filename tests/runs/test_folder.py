@@ -64,6 +64,15 @@ def test_resuming_keeps_every_command(tmp_path: Path, monkeypatch: pytest.Monkey
     assert runs.read_json(tmp_path / runs.RECORD)["commands"] == ["first", "second", "third"]
 
 
+def test_a_resumed_run_is_unfinished_until_its_own_metrics(tmp_path: Path) -> None:
+    runs.prepare(tmp_path, CONFIG)
+    make_checkpoint(tmp_path, 5)
+    for name in (runs.METRICS, runs.NONFINITE, run_folder.REPORT_ERRORS):
+        (tmp_path / name).touch()
+    runs.prepare(tmp_path, CONFIG, resume="last")
+    assert files_in(tmp_path) == ["checkpoint-5", runs.RECORD]
+
+
 def test_resuming_with_other_options_names_them(tmp_path: Path) -> None:
     runs.prepare(tmp_path, CONFIG)
     changed = {**CONFIG, "alpha": 0.7, "seed": 4, "logging_steps": 1}
