@@ -20,6 +20,7 @@ from fdpo.divergences.members import Divergence, get_divergence
 from fdpo.estimators import diversity
 from fdpo.estimators.estimate import Estimate
 from fdpo.llm.comparison import Comparison
+from fdpo.llm.generation.conversations import Prompt, prompt_text
 from fdpo.llm.generation.prompts import sample_prompts
 from fdpo.llm.generation.reference_samples import reference_samples
 from fdpo.llm.generation.sampling import sample
@@ -67,7 +68,7 @@ def compare(
     policy: PreTrainedModel,
     reference: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     scorers: Mapping[str, Scorer],
     sampling: SamplingConfig = SamplingConfig(),
     *,
@@ -85,8 +86,9 @@ def compare(
         policy: The trained model.
         reference: The model it started from.
         tokenizer: The tokenizer of both.
-        prompts: The prompts.
-        scorers: Rewards by name; each takes prompts and completions and returns a number for each.
+        prompts: The prompts: texts, or conversations that the chat template renders.
+        scorers: Rewards by name; each takes the texts of prompts and completions, and returns a
+            number for each.
         sampling: The sampling of both models.
         divergence: One more divergence to measure, as ``trained_divergence``.
         embed: Whether to measure the Vendi score too, by the reference's hidden states about
@@ -98,8 +100,9 @@ def compare(
     completions = reference_samples(
         reference, tokenizer, prompts, folder=reference_cache, **options
     )
-    before = _Samples("reference", prompts, completions)
-    after = _Samples("policy", prompts, sample(policy, tokenizer, prompts, **options))
+    texts = list(map(prompt_text, prompts))
+    before = _Samples("reference", texts, completions)
+    after = _Samples("policy", texts, sample(policy, tokenizer, prompts, **options))
     ids = prompt_ids(tokenizer, prompts)
     before.score(reference, policy, ids, batch_size, scorers)
     after.score(policy, reference, ids, batch_size, scorers)
@@ -126,7 +129,7 @@ class _Samples:
 
     Arguments:
         model: ``reference`` or ``policy``.
-        prompts: The prompts.
+        prompts: The texts of the prompts.
         completions: The samples.
     """
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from fdpo.llm.generation.conversations import Prompt
 from fdpo.llm.generation.sampling import sample
 from fdpo.llm.generation.tokens import decode_completion, end_ids, prompt_ids
 from fdpo.preferences.generate import Completion
@@ -20,7 +21,7 @@ from fdpo.runs.rows import read_rows
 def reference_samples(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     folder: str | None = None,
     **options: Any,

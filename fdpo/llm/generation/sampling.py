@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fdpo.llm.generation.batches import by_length, inference
+from fdpo.llm.generation.conversations import Prompt
 from fdpo.llm.generation.decoder import Decoder
 from fdpo.llm.generation.tokens import decode_completion, end_ids, prompt_ids, require_room
 from fdpo.preferences.generate import Completion
@@ -27,7 +28,7 @@ from fdpo.preferences.generate import Completion
 def sample(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     samples: int = 1,
     max_new_tokens: int,
@@ -42,7 +43,7 @@ def sample(
     Arguments:
         model: A causal language model; sampled without dropout.
         tokenizer: Its tokenizer.
-        prompts: The prompts; the completions of an empty one are whole texts.
+        prompts: Texts or conversations; the completions of an empty text are whole texts.
         samples: Completions of each prompt.
         max_new_tokens: The tokens after which a completion is cut.
         batch_size: Completions in a batch.

@@ -6,13 +6,18 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from fdpo.llm.generation.conversations import Prompt, prompt_text
 from fdpo.preferences.generate import Completion
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
     """Tokenises prompts; an empty one becomes the begin token, where every text starts."""
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    return [tokenizer(prompt)["input_ids"] or [start] for prompt in prompts]
+    return [
+        (tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt.ids(tokenizer))
+        or [start]
+        for prompt in prompts
+    ]
 
 
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -47,19 +52,25 @@ def decode_text(tokenizer: PreTrainedTokenizerBase, start: list[int], ids: list[
 
 def context_length(model: PreTrainedModel) -> int | None:
     """Returns the number of tokens that a model takes, None where it has no limit."""
-    return getattr(model.config, "max_position_embeddings", None)
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def has_room(model: PreTrainedModel, ids: list[int], max_new_tokens: int) -> bool:
+    """Returns whether a prompt's tokens and its completion fit the model's context."""
+    context = context_length(model)
+    return context is None or len(ids) + max_new_tokens <= context
 
 
 def require_room(
-    model: PreTrainedModel, prompts: Sequence[str], ids: list[list[int]], max_new_tokens: int
+    model: PreTrainedModel, prompts: Sequence[Prompt], ids: list[list[int]], max_new_tokens: int
 ) -> None:
     """Raises `ValueError` if a prompt and its completion exceed the model's context."""
-    context = context_length(model)
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
     for number, (prompt, tokens) in enumerate(zip(prompts, ids, strict=True), 1):
-        if context is not None and len(tokens) + max_new_tokens > context:
+        if not has_room(model, tokens, max_new_tokens):
             raise ValueError(
-                f"prompt {number} ({prompt[:40]!r}) has {len(tokens)} tokens; with "
-                f"{max_new_tokens} new ones it exceeds the model's context of {context}"
+                f"prompt {number} ({prompt_text(prompt)[:40]!r}) has {len(tokens)} tokens; with "
+                f"{max_new_tokens} new ones it exceeds the model's context of "
+                f"{context_length(model)}"
             )
