@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 from datasets import Dataset, DatasetDict, load_dataset
 from transformers import PreTrainedTokenizerBase
 
+from fdpo.llm.generation.conversations import Prompt, row_prompts
 from fdpo.llm.generation.tokens import decode_text, prompt_ids
 from fdpo.preferences.pairs import SIDES, Pair, PairingConfig, split_by_prompt
 from fdpo.preferences.schema import preferences_from_rows
 from fdpo.runs.hub import is_hub_id
 from fdpo.runs.rows import read_rows
+
+logger = logging.getLogger(__name__)
 
 
 def load_preferences(
@@ -117,20 +121,33 @@ def pair_name(data: Any, index: int) -> str:
     return f"pair {index}" + (f" ({str(prompt)[:60]!r})" if prompt else "")
 
 
-def require_room(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-) -> None:
-    """Raises ``ValueError``, naming the first row, if a prompt leaves no room for a completion."""
-    if max_length is None or "prompt" not in dataset.column_names:
+def check_left_out(given: Any, prepared: Any, name: str, max_length: int | None) -> None:
+    """Warns of the rows whose prompts were too long for TRL.
+
+    With ``truncation_mode="keep_start"`` TRL leaves out a row whose prompt alone fills
+    ``max_length``: no token of its completions would be left.
+
+    Arguments:
+        given: The dataset.
+        prepared: The dataset that TRL made of it.
+        name: Its name.
+        max_length: The longest sequence, in tokens.
+
+    Raises:
+        ValueError: If no row is left.
+    """
+    if not (isinstance(given, Dataset) and isinstance(prepared, Dataset)):
         return
-    for row, prompt in enumerate(dataset["prompt"], 1):
-        # A token has at least one byte: a short prompt fits and need not be tokenised.
-        if isinstance(prompt, str) and len(prompt.encode()) + 1 >= max_length:
-            if (size := _num_tokens(prompt, tokenizer)) >= max_length:
-                raise ValueError(
-                    f"pair {row}: its prompt has {size} tokens and --max_length is {max_length}; "
-                    "raise it (up to the model's context) or leave such prompts out"
-                )
+    if not len(prepared):
+        raise ValueError(
+            f"{name}: no pair is left, every prompt fills --max_length {max_length}: raise it (up "
+            "to the model's context), or shorten prompts with --truncation_mode keep_end"
+        )
+    if left_out := len(given) - len(prepared):
+        logger.warning(
+            f"{name}: {left_out:,} of {len(given):,} pairs are left out: their prompts fill "
+            f"max_length {max_length:,}; truncation_mode keep_end shortens them"
+        )
 
 
 def count_shortened_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -144,17 +161,17 @@ def count_shortened_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase
     """
     if not {"prompt", "prompt_ids"} <= set(dataset.column_names):
         return 0
-    distinct = {str(prompt): prompt for prompt in dataset["prompt"]}
+    prompts = row_prompts(dataset)
+    distinct = {repr(prompt): prompt for prompt in prompts}
     lengths = {key: _num_tokens(prompt, tokenizer) for key, prompt in distinct.items()}
-    rows = zip(dataset["prompt"], dataset["prompt_ids"], strict=True)
-    return sum(len(ids) < lengths[str(prompt)] for prompt, ids in rows)
+    rows = zip(prompts, dataset["prompt_ids"], strict=True)
+    return sum(len(ids) < lengths[repr(prompt)] for prompt, ids in rows)
 
 
-def _num_tokens(prompt: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+def _num_tokens(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> int:
     if isinstance(prompt, str):
         return len(tokenizer(prompt)["input_ids"])
-    rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
-    return len(rendered["input_ids"])
+    return len(prompt.ids(tokenizer))
 
 
 def _pairs(

@@ -27,7 +27,13 @@ from fdpo.divergences.base import Divergence
 from fdpo.llm.callbacks import FiniteGradients, SaveReferenceCache
 from fdpo.llm.collator import PairBatch, PairCollator
 from fdpo.llm.config import FDPOConfig
-from fdpo.llm.data import as_pairs, pair_name, with_pair_index, with_sampled_tokens
+from fdpo.llm.data import (
+    as_pairs,
+    check_left_out,
+    pair_name,
+    with_pair_index,
+    with_sampled_tokens,
+)
 from fdpo.llm.forward import model_inputs, packing_obstacle, sum_by_completion, token_log_probs
 from fdpo.llm.loss import pair_losses
 from fdpo.llm.metrics import Means, Mode, PairMetrics, append_pairs, token_metrics
@@ -230,8 +236,9 @@ class FDPOTrainer(DPOTrainer):
         self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
     ) -> Any:
         """Tokenises a dataset as TRL does, and puts the tokens that were sampled in place."""
-        dataset = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
-        return with_sampled_tokens(dataset, processing_class)
+        prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        check_left_out(dataset, prepared, f"{dataset_name} dataset", args.max_length)
+        return with_sampled_tokens(prepared, processing_class)
 
     def _pack_rows(self) -> None:
         """Makes the collator pack rows where that is cheaper, if the model can run them."""
