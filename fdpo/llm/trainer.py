@@ -106,9 +106,9 @@ class FDPOTrainer(DPOTrainer):
         self.tokens_seen = 0
         self.recent_pairs: list[Tensor] = []  # indices of the pairs since the last update
         self.margins: dict[int, float] = {}  # by index, of the last evaluation
-        source = requested_source(model, args)
+        self.source = requested_source(model, args)
         if kwargs.get("processing_class") is None:
-            kwargs["processing_class"] = source.tokenizer()
+            kwargs["processing_class"] = self.source.tokenizer()
         tokenizer = kwargs["processing_class"]
         if kwargs.get("data_collator") is None and isinstance(tokenizer, PreTrainedTokenizerBase):
             kwargs["data_collator"] = make_collator(tokenizer, args)
@@ -116,7 +116,7 @@ class FDPOTrainer(DPOTrainer):
             if kwargs.get(name) is not None:
                 kwargs[name] = as_pairs(kwargs[name], name, pairing)
         model, kwargs["ref_model"] = policy_and_reference(
-            source, model, kwargs.get("ref_model"), kwargs.get("peft_config"), args
+            self.source, model, kwargs.get("ref_model"), kwargs.get("peft_config"), args
         )
         super().__init__(model, args=args, **kwargs)
         self.train_dataset = with_pair_index(self.train_dataset)

@@ -10,6 +10,7 @@ takes a preset.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from fdpo.tasks import COMMANDS
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-    from fdpo.llm.models import ModelSource
+    from fdpo.llm.generation.conversations import Prompt
     from fdpo.llm.trainer import FDPOTrainer
 
 
@@ -44,41 +45,30 @@ def default_groups(model: str) -> str:
     return str(folder / "groups.jsonl")
 
 
-def load_pairs(args: DataArguments, model: str) -> tuple[DatasetDict, str]:
-    """Loads the pairs, or makes them on first use, and describes those made and dropped."""
+def load_pairs(args: DataArguments, model: str) -> tuple[DatasetDict, Counter[str]]:
+    """Loads the pairs, or makes them on first use, and counts those made and dropped."""
     from fdpo.llm.data import load_preferences
 
-    data, counts = load_preferences(
+    return load_preferences(
         args.dataset_name or default_groups(model),
         args,
         train_split=args.dataset_train_split,
         test_split=args.dataset_test_split,
         test_share=args.test_share,
     )
-    sizes = f"{len(data['train']):,} to train on, {len(data['test']):,} held out"
-    return data, f"{preferences.describe(counts)}; {sizes}"
-
-
-def model_source(training: TrainConfig, model: PolicyArguments) -> ModelSource:
-    """Returns the model to train, which is also the reference."""
-    from fdpo.llm.models import ModelSource
-
-    name, revision = model.model_name_or_path, model.model_revision
-    return ModelSource(name, revision, training.trust_remote_code)
 
 
 def make_trainer(
     args: DataArguments, training: TrainConfig, model: PolicyArguments, data: DatasetDict
 ) -> FDPOTrainer:
-    """Makes the trainer as TRL's own script does, after checking that the prompts fit."""
+    """Makes the trainer as TRL's own script does."""
     from trl import get_peft_config, get_quantization_config
 
     from fdpo.llm.callbacks import use_brief_progress
-    from fdpo.llm.data import require_room
-    from fdpo.llm.models import fitting_length
+    from fdpo.llm.models import ModelSource, fitting_length
     from fdpo.llm.trainer import FDPOTrainer
 
-    source = model_source(training, model)
+    source = ModelSource(model.model_name_or_path, model.model_revision, training.trust_remote_code)
     training.model_init_kwargs = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
@@ -88,7 +78,6 @@ def make_trainer(
     }
     tokenizer = source.tokenizer()
     training.max_length = fitting_length(source.config(), training.max_length)
-    require_room(data["train"], tokenizer, training.max_length)
     trainer = FDPOTrainer(
         source.name,
         training,
@@ -103,49 +92,80 @@ def make_trainer(
     return trainer
 
 
-def select_prompts(args: DataArguments, data: DatasetDict, source: ModelSource) -> list[str]:
-    """Returns the held-out prompts to compare on."""
+def select_prompts(
+    args: DataArguments, data: DatasetDict, trainer: FDPOTrainer
+) -> tuple[list[Prompt], list[str]]:
+    """Returns the held-out prompts to compare on, and a line for those that cannot be sampled."""
     from fdpo.llm.evaluate import held_out_prompts
+    from fdpo.llm.generation.tokens import prompt_ids, require_room
     from fdpo.preferences.prompts import read_prompts
 
     if not args.eval_num_prompts:
-        return []
+        return [], []
     origin = args.eval_prompts or ("data" if args.dataset_name else "model")
+    if origin == "data":
+        return prompts_with_room(args, trainer)
     if origin == "model":
-        known = set(data["train"]["prompt"]) if "prompt" in data["train"].column_names else set()
-        model, tokenizer = source.model(), source.tokenizer()
-        return held_out_prompts(model, tokenizer, args.eval_num_prompts, exclude=known)
-    if origin != "data":
-        return read_prompts(origin)[: args.eval_num_prompts]
-    prompts = data["test"]["prompt"] if "prompt" in data["test"].column_names else []
-    return list(dict.fromkeys(p for p in prompts if isinstance(p, str)))[: args.eval_num_prompts]
+        known = data["train"]["prompt"] if "prompt" in data["train"].column_names else []
+        texts = {prompt for prompt in known if isinstance(prompt, str)}
+        model, tokenizer = trainer.source.model(), trainer.source.tokenizer()
+        prompts = held_out_prompts(model, tokenizer, args.eval_num_prompts, exclude=texts)
+    else:
+        prompts = read_prompts(origin)[: args.eval_num_prompts]
+    ids = prompt_ids(trainer.processing_class, prompts)
+    require_room(trainer.model, prompts, ids, args.eval_tokens)
+    return list(prompts), []
 
 
-def preparation_notes(trainer: FDPOTrainer, data: DatasetDict) -> list[str]:
-    """Returns a line for each kind of row that TRL changed or left out."""
+def prompts_with_room(args: DataArguments, trainer: FDPOTrainer) -> tuple[list[Prompt], list[str]]:
+    """Returns the prompts of the held-out pairs that have room for a completion, and a line."""
+    from fdpo.llm.generation.conversations import distinct_prompts
+    from fdpo.llm.generation.tokens import context_length, has_room, prompt_ids
+
+    if trainer.eval_dataset is None:
+        return [], ["no pairs are held out, so no prompts are sampled before and after"]
+    prompts = distinct_prompts(trainer.eval_dataset)
+    ids = prompt_ids(trainer.processing_class, prompts)
+    room = [has_room(trainer.model, tokens, args.eval_tokens) for tokens in ids]
+    fitting = [prompt for prompt, fits in zip(prompts, room, strict=True) if fits]
+    limit = f"--eval_tokens {args.eval_tokens} in the context of {context_length(trainer.model)}"
+    if not fitting:
+        shortest = min(map(len, ids))
+        raise ValueError(
+            f"no held-out prompt leaves room for {limit}, the shortest has {shortest} tokens: "
+            "lower --eval_tokens, name other --eval_prompts, or sample none: --eval_num_prompts 0"
+        )
+    left_out = len(prompts) - len(fitting)
+    line = f"{left_out:,} of {len(prompts):,} held-out prompts leave no room for {limit}"
+    return fitting[: args.eval_num_prompts], [f"{line}: not sampled"] if left_out else []
+
+
+def describe_data(trainer: FDPOTrainer, data: DatasetDict, counts: Counter[str]) -> list[str]:
+    """Returns the counts of pairs made, dropped and trained on, and a line on what TRL changed."""
     from fdpo.llm.data import count_shortened_prompts
 
     prepared = [trainer.train_dataset, trainer.eval_dataset]
-    datasets = [dataset for dataset in prepared if dataset is not None]
-    notes = []
+    train, test = (0 if dataset is None else len(dataset) for dataset in prepared)
     rows = sum(map(len, data.values()))
-    if left_out := rows - sum(map(len, datasets)):
-        notes.append(f"{left_out:,} pairs are left out: their prompts fill --max_length")
+    counts = counts + Counter(prompts_too_long=rows - train - test)
+    lines = [f"{preferences.describe(counts)}; {train:,} to train on, {test:,} held out"]
+    if counts["prompts_too_long"]:
+        lines.append(
+            f"prompts that fill --max_length {trainer.args.max_length:,} are too long; "
+            "--truncation_mode keep_end shortens them"
+        )
+    datasets = [dataset for dataset in prepared if dataset is not None]
     shortened = sum(count_shortened_prompts(d, trainer.processing_class) for d in datasets)
     if shortened:
-        notes.append(
+        lines.append(
             f"{shortened:,} of {rows:,} prompts lose their last tokens, which merge with the "
             "completion's: end prompts on a token boundary to avoid it"
         )
-    return notes
+    return lines
 
 
 def compare_samples(
-    args: DataArguments,
-    trainer: FDPOTrainer,
-    source: ModelSource,
-    prompts: list[str],
-    folder: Path,
+    args: DataArguments, trainer: FDPOTrainer, prompts: list[Prompt], folder: Path
 ) -> dict[str, Any]:
     """Samples policy and reference, writes and prints the comparison, and returns its metrics."""
     from fdpo.llm.evaluate import HELD_OUT_SEED, SamplingConfig, compare
@@ -154,7 +174,7 @@ def compare_samples(
     print(f"sampling {len(prompts)} held-out prompts before and after", flush=True)
     comparison = compare(
         trainer.accelerator.unwrap_model(trainer.model),
-        source.model(trainer.accelerator.device),
+        trainer.source.model(trainer.accelerator.device),
         trainer.processing_class,
         prompts,
         {Path(name).name: get_scorer(name) for name in args.scorers},
@@ -182,31 +202,38 @@ def measure_pairs(trainer: FDPOTrainer, folder: Path) -> dict[str, float]:
 
 def set_up(
     args: DataArguments, training: TrainConfig, model: PolicyArguments
-) -> tuple[FDPOTrainer, list[str], list[str]]:
-    """Loads data and models.
+) -> tuple[FDPOTrainer, list[Prompt], list[str]]:
+    """Loads data and models, and checks everything that the evaluation will need.
 
     Returns:
         The trainer, the prompts to compare on, and lines that describe the data.
     """
+    from fdpo.llm.generation.conversations import prompt_text
     from fdpo.scorers import get_scorer
 
-    for scorer in args.scorers:
-        get_scorer(scorer)  # a wrong name fails before the training
+    scorers = [get_scorer(name) for name in args.scorers]  # a wrong name fails before all else
     data, counts = load_pairs(args, model.model_name_or_path)
     trainer = make_trainer(args, training, model, data)
-    prompts = select_prompts(args, data, model_source(training, model))
-    return trainer, prompts, [counts, *preparation_notes(trainer, data)]
+    prompts, lines = select_prompts(args, data, trainer)
+    if texts := list(map(prompt_text, prompts[:2])):
+        for scorer in scorers:
+            scorer(texts, texts)  # one that fails does so before the training
+    return trainer, prompts, [*describe_data(trainer, data, counts), *lines]
 
 
 def report(
-    run: Run, args: DataArguments, trainer: FDPOTrainer, source: ModelSource, prompts: list[str]
+    run: Run, args: DataArguments, trainer: FDPOTrainer, prompts: list[Prompt]
 ) -> dict[str, Any]:
-    """Measures the policy on held-out pairs and prompts; returns the metrics."""
+    """Writes the card and measures the policy on held-out pairs and prompts; returns metrics."""
     metrics: dict[str, Any] = {}
+    with run.reporting("model card"):
+        trainer.create_model_card(run.folder.name)
     if trainer.eval_dataset is not None:
-        metrics |= measure_pairs(trainer, run.folder)
+        with run.reporting("metrics of held-out pairs"):
+            metrics |= measure_pairs(trainer, run.folder)
     if is_main_process() and prompts:
-        metrics |= compare_samples(args, trainer, source, prompts, run.folder)
+        with run.reporting("comparison of samples"):
+            metrics |= compare_samples(args, trainer, prompts, run.folder)
     return metrics
 
 
@@ -223,14 +250,14 @@ def train(run: Run, args: DataArguments, training: TrainConfig, model: PolicyArg
     trainer.train(resume_from_checkpoint=run.checkpoint)
     run.exit_if(interrupt.stopped, trainer.state.global_step)
     trainer.save_model()
-    trainer.create_model_card(run.folder.name)
     metrics = {"steps": trainer.state.global_step, "train_seconds": clock.seconds}
-    metrics |= report(run, args, trainer, model_source(training, model), prompts)
+    metrics |= report(run, args, trainer, prompts)
     if is_main_process():
         runs.write_jsonl(run.folder / runs.LOG, trainer.state.log_history)
     run.finish(metrics)
     if training.push_to_hub:
-        trainer.push_to_hub(dataset_name=args.dataset_name)
+        with run.reporting("upload"):
+            trainer.push_to_hub(dataset_name=args.dataset_name)
     trainer.end()
 
 

@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
-Run = Callable[..., None]
-
-
-@pytest.fixture
-def train(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs train.py in a temporary folder with the tiny model and the given options."""
-    program = importlib.import_module("fdpo.programs.train_dpo.train")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*options: object) -> None:
-        argv = ["train.py", "--model", str(tiny_model), "--scorers", "vader", "--use_cpu"]
-        monkeypatch.setattr("sys.argv", [*argv, *map(str, options)])
-        program.main()
-
-    return run
+from tests.programs.train_dpo.conftest import Run, refused, write
 
 
 @pytest.fixture
 def pairs(pair_rows: list[dict[str, str]], tmp_path: Path) -> Path:
     return write(tmp_path / "pairs.jsonl", pair_rows)
-
-
-def write(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 SMALL = ("--per_device_train_batch_size", 4, "--eval_samples", 2, "--eval_tokens", 24)
@@ -153,9 +132,8 @@ WRONG_ROWS = [
         "no answer begins with its prompt",
     ),
     (
-        [{"prompt": "the film " * 80, "chosen": "a", "rejected": "b"}] * 1
-        + [{"prompt": f"p{i}", "chosen": "a", "rejected": "b"} for i in range(3)],
-        r"its prompt has \d+ tokens and --max_length is 64",
+        [{"prompt": f"{i} the film " * 80, "chosen": "a", "rejected": "b"} for i in range(3)],
+        "train dataset: no pair is left, every prompt fills --max_length 64: .* keep_end",
     ),
 ]
 
@@ -194,6 +172,9 @@ WRONG_OPTIONS = [
     (("--scorers", "nobody:nothing"), "scorer nobody:nothing"),
     (("--resume_from_checkpoint", "last"), "--resume_from_checkpoint last"),
     (("--lerning_rate", 1), "unknown option --lerning_rate; did you mean --learning_rate"),
+    (("--eval_samples", 0), "--eval_samples must be at least 1, not 0"),
+    (("--eval_tokens", 0), "--eval_tokens must be at least 1, not 0"),
+    (("--eval_num_prompts", -1), "--eval_num_prompts must be at least 0, not -1"),
     (("--config", "nowhere.yaml"), "--config: there is no file nowhere.yaml"),
 ]
 
@@ -228,12 +209,3 @@ def test_a_folder_that_holds_another_run(
     refused(train, capsys, "--output_dir out already holds a run", *options)
     changed = (*options, "--beta", 0.5, "--resume_from_checkpoint", "last")
     refused(train, capsys, "other options .*beta 0.1 -> 0.5", *changed)
-
-
-def refused(train: Run, capsys: pytest.CaptureFixture[str], message: str, *options: object) -> None:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        train(*options)
-    lines = [line for line in capsys.readouterr().err.splitlines() if ": error: " in line]
-    assert stop.value.code == 2
-    assert len(lines) == 1 and re.search(message, lines[0]), lines
