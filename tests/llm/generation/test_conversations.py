@@ -33,7 +33,11 @@ def chat(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
 
 
 def test_the_tokens_are_those_of_the_rendered_messages(chat: PreTrainedTokenizerFast) -> None:
-    prompts = [Conversation(QUESTION), Conversation(QUESTION, {"short": True}), "a c c b"]
+    prompts: list[Prompt] = [
+        Conversation(QUESTION),
+        Conversation(QUESTION, {"short": True}),
+        "a c c b",
+    ]
     texts = ("a c c b", "a c c d", "a c c b")
     assert prompt_ids(chat, prompts) == [chat(text)["input_ids"] for text in texts]
 
