@@ -32,7 +32,9 @@ def train_to_end(
     if not is_main_process():
         return
     save_in_16_bit(trainer.model, trainer.processing_class, folder)
-    metrics = measure()
-    print(", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
+    metrics: Mapping[str, float] = {}
+    with run.reporting("metrics"):
+        metrics = measure()
+        print(", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
     runs.write_jsonl(run.folder / runs.LOG, trainer.state.log_history)
     run.finish(metrics)

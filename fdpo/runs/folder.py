@@ -98,8 +98,7 @@ def require_free(
 ) -> dict[str, Any] | None:
     """Raises the errors of :func:`prepare` and writes nothing; returns the record to resume."""
     folder = Path(output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output_dir {folder}: is a file, a folder is needed")
+    require_folder(folder, "output_dir")
     if not (folder / RECORD).exists():
         return None
     previous = read_json(folder / RECORD)
@@ -113,6 +112,12 @@ def require_free(
     recorded = {names.get(name, name): value for name, value in previous["options"].items()}
     _require_same(folder, recorded, _plain_options(options))
     return previous
+
+
+def require_folder(path: str | Path, option: str) -> None:
+    """Raises ``ValueError`` if the path of an option, a folder to write to, is a file."""
+    if Path(path).exists() and not Path(path).is_dir():
+        raise ValueError(f"--{option} {path}: is a file, a folder is needed")
 
 
 def run_options(folder: str | Path) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from fdpo.llm.generation.tokens import context_length
 from fdpo.preferences.prompts import clean_review
 from fdpo.runs.hub import is_hub_id
 from fdpo.runs.rows import read_rows
@@ -62,6 +63,11 @@ class Splits:
         return self.held_out[:500]
 
     @property
+    def dev(self) -> list[str]:
+        """Further held-out texts, which measure language models in training."""
+        return self.held_out[500:700]
+
+    @property
     def test_bytes(self) -> int:
         """The size of :attr:`test` in UTF-8."""
         return sum(len(text.encode()) for text in self.test)
@@ -74,8 +80,11 @@ def load_texts(source: str, held_out: int = 2000) -> Splits:
     the language model and the scorer hold out the same ones.
 
     Raises:
-        ValueError: If the source is missing, has no column ``text``, or too few texts.
+        ValueError: If the source is missing, has no column ``text`` or too few texts, or nothing
+            is held out.
     """
+    if held_out < 1:
+        raise ValueError(f"--held_out must be at least 1, not {held_out}: the metrics need texts")
     if Path(source).is_file():
         rows = read_rows(source)
     elif is_hub_id(source):
@@ -203,7 +212,7 @@ def language_model_metrics(
     from its second token). Windows of the model's context overlap by half, so that every token but
     the first few has half a context or more before it. Bytes are those of UTF-8.
     """
-    context = model.config.max_position_embeddings
+    context = context_length(model) or 1024
     nats, tokens = 0.0, 0
     model.eval()
     for text in texts:

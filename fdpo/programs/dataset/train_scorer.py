@@ -18,6 +18,7 @@ from fdpo.cli import arguments
 from fdpo.cli.program import Run
 from fdpo.cli.quiet import quiet_libraries
 from fdpo.runs.distributed import is_main_process
+from fdpo.runs.folder import require_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -136,6 +137,7 @@ def train(run: Run, args: ReviewArguments, training: ScorerConfig) -> None:
     from fdpo.programs.training import train_to_end
     from fdpo.tasks import imdb
 
+    require_folder(args.export or training.output_dir, "export")
     splits = imdb.load_texts(args.dataset, args.held_out)
     if set(splits.labels.values()) != {0, 1}:
         raise ValueError(f"--dataset {args.dataset}: labels must be 0 and 1")

@@ -23,6 +23,7 @@ from fdpo.cli import arguments
 from fdpo.cli.program import Run
 from fdpo.cli.quiet import quiet_libraries
 from fdpo.runs.distributed import is_main_process
+from fdpo.runs.folder import require_folder
 
 COMMON = (
     "output_dir", "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size",
@@ -71,12 +72,19 @@ def train(run: Run, args: TextArguments, training: TrainingArguments) -> None:
     """Trains, saves and measures the model of a run."""
     from transformers import DataCollatorForLanguageModeling, Trainer
 
+    from fdpo.llm.generation.tokens import context_length
     from fdpo.llm.models import load_model
     from fdpo.programs.training import train_to_end
     from fdpo.tasks import imdb
 
+    require_folder(args.export or training.output_dir, "export")
     splits = imdb.load_texts(args.dataset, args.held_out)
     tokenizer, model = load_language_model(args, splits.train, training.seed)
+    if args.context > (context := context_length(model) or args.context):
+        raise ValueError(f"--context {args.context}: the model takes at most {context} tokens")
+    if training.eval_strategy != "no" and not splits.dev:
+        raise ValueError("--eval_strategy: needs more than 500 texts, --held_out 501 or above")
+    imdb.language_model_metrics(model, tokenizer, [max(splits.test, key=len)])  # it can be measured
     run.start()
     if is_main_process():
         print(f"{model.num_parameters():,} parameters, {len(splits.train):,} texts to train on")
@@ -85,7 +93,7 @@ def train(run: Run, args: TextArguments, training: TrainingArguments) -> None:
         args=training,
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
         train_dataset=imdb.blocks(splits.train, tokenizer, args.context),
-        eval_dataset=imdb.blocks(splits.held_out[500:700], tokenizer, args.context),
+        eval_dataset=imdb.blocks(splits.dev, tokenizer, args.context),
         processing_class=tokenizer,
     )
     folder = args.export or training.output_dir
