@@ -14,8 +14,7 @@ import os
 import re
 import sys
 from argparse import SUPPRESS, Action, ArgumentError, ArgumentTypeError
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from transformers import HfArgumentParser
 
 from fdpo.cli.fields import default_value, hint_types, option_fields
 from fdpo.cli.help import help_text
+from fdpo.cli.mistakes import usage_errors
 
 CONFIGS = Path(__file__).resolve().parents[1] / "programs/configs"
 """The folder of the presets, one folder for each family of programs."""
@@ -144,27 +144,6 @@ def _with_preset(
 def resolved(*parsed: Any) -> dict[str, Any]:
     """Returns the value of every option of the dataclass instances, by name."""
     return {field.name: getattr(one, field.name) for one in parsed for field in option_fields(one)}
-
-
-def fail(program: str, error: object) -> NoReturn:
-    """Ends a program with status 2 and ``<program>: error: <message>`` on one line of stderr."""
-    if isinstance(error, OSError) and error.filename:
-        error = f"{error.filename}: {error.strerror}"
-    print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-@contextmanager
-def usage_errors(program: str) -> Iterator[None]:
-    """Turns a ``ValueError`` or ``OSError`` raised inside into :func:`fail`.
-
-    For the part of a program that reads the user's input, never for the work itself, whose errors
-    need their traceback.
-    """
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        fail(program, error)
 
 
 class _Parser(HfArgumentParser):

@@ -25,7 +25,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from fdpo.cli.arguments import fail, usage_errors
+from fdpo.cli.mistakes import fail, lacks_package, usage_errors
 from fdpo.runs.distributed import is_main_process
 from fdpo.runs.files import write_json, write_text
 from fdpo.runs.folder import (
@@ -47,8 +47,8 @@ class Run:
     """A run of a program in its folder: a context manager that ends the program as users expect.
 
     Before :meth:`start` a ``ValueError`` or ``OSError`` is a mistake of the user: one line, status
-    2. After it a ``FloatingPointError`` is also written to ``diverged.txt``, and Ctrl-C exits with
-    status 130.
+    2; at any time a package that is not installed is. After it a ``FloatingPointError`` is also
+    written to ``diverged.txt``, and Ctrl-C exits with status 130.
 
     Arguments:
         program: The name that errors begin with.
@@ -104,7 +104,8 @@ class Run:
             sys.exit(INTERRUPTED)
         if isinstance(error, FloatingPointError) and self.started:
             write_text(self.folder / NONFINITE, f"{error}\n")
-        if isinstance(error, (ValueError, OSError)) and not self.started:
+        mistake = isinstance(error, (ValueError, OSError)) and not self.started
+        if mistake or lacks_package(error):
             fail(self.program, error)
 
     def _resumable_run(self) -> str | None:

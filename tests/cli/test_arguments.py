@@ -299,19 +299,6 @@ def test_check_sees_all_dataclasses(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "p: error: sigmoid does not go with x\n"
 
 
-def test_later_mistakes_of_the_user(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    parse()
-    for expected in ("first second", f"{tmp_path / 'absent'}: No such file or directory"):
-        with pytest.raises(SystemExit) as exit_, arguments.usage_errors("train.py"):
-            if expected.startswith("first"):
-                raise ValueError("first\n  second")
-            (tmp_path / "absent").read_text()
-        assert exit_.value.code == 2
-        assert capsys.readouterr().err == f"train.py: error: {expected}\n"
-    with pytest.raises(KeyError), arguments.usage_errors("train.py"):
-        raise KeyError("a bug keeps its traceback")
-
-
 def test_resolved_is_flat() -> None:
     got = arguments.resolved(parse("--alpha", "2"), Needed("x"))
     assert (got["alpha"], got["path"], got["names"]) == (2.0, "x", ["a"])

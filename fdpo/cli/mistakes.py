@@ -1,0 +1,55 @@
+"""Mistakes of the user, and packages that are not installed: one line, status 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+PACKAGES = {"PIL": "pillow", "cv2": "opencv-python", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+"""module -> package to install, where the names differ by more than a hyphen."""
+
+
+def fail(program: str, error: object) -> NoReturn:
+    """Ends a program with status 2 and ``<program>: error: <message>`` on one line of stderr."""
+    if isinstance(error, OSError) and error.filename:
+        error = f"{error.filename}: {error.strerror}"
+    if isinstance(error, ImportError):
+        error = _with_package(error)
+    print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+@contextmanager
+def usage_errors(program: str) -> Iterator[None]:
+    """Turns a mistake of the user or a missing package inside into :func:`fail`.
+
+    Mistakes are a ``ValueError`` or ``OSError``. For the part of a program that reads the user's
+    input, never for the work itself, whose errors need their traceback.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (OSError, ValueError)) or lacks_package(error):
+            fail(program, error)
+        raise
+
+
+def lacks_package(error: BaseException | None) -> bool:
+    """Returns whether an error says that an optional package is not installed."""
+    # transformers raises a RuntimeError for the packages of --report_to
+    advice = isinstance(error, RuntimeError) and "pip install" in str(error)
+    return isinstance(error, ImportError) or advice
+
+
+def _with_package(error: ImportError) -> str:
+    """Returns the message of an error, with the package to install."""
+    message = str(error)
+    module = (error.name or "").partition(".")[0]
+    if "FlashAttention" in message:  # transformers names no package
+        module = "flash_attn"
+    if not module or "pip install" in message:
+        return message
+    package = PACKAGES.get(module, module.replace("_", "-"))
+    return f"{message.rstrip('.')}: pip install {package}"
