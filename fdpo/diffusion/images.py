@@ -5,11 +5,12 @@ An image is a tensor with shape (C, H, W) and values in :math:`[-1, 1]`.
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from fdpo.diffusion.dataset import ImagePairs
@@ -25,8 +26,59 @@ def to_signed(values: Tensor) -> Tensor:
     return 2 * values - 1
 
 
+def decode_image(data: bytes, where: str) -> Image.Image:
+    """Decodes an image file to upright RGB, as an image viewer shows it.
+
+    EXIF orientation is applied, transparency is laid on white, and grey (8, 16 or 32 bits, or
+    floating point) becomes RGB.
+
+    Arguments:
+        data: The bytes of the file.
+        where: The name of the image in errors.
+
+    Raises:
+        ValueError: If the file is not an image or is truncated.
+    """
+    try:
+        with Image.open(BytesIO(data)) as image:
+            image.load()
+            scale = 65535 if image.format in ("PNG", "PPM") else None
+            return _rgb(ImageOps.exif_transpose(image), scale)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{where}: not an image ({len(data):,} bytes)") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{where}: cannot be read as an image ({error})") from error
+
+
+def _rgb(image: Image.Image, scale: int | None) -> Image.Image:
+    """Converts an upright image; ``scale`` is white in mode I, where the format sets it."""
+    if image.mode.startswith("I;16"):
+        image = _grey(np.asarray(image), 65535)
+    elif image.mode in ("I", "F"):
+        values = np.asarray(image)
+        image = _grey(values, scale or _white(values, image.mode))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        background = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(background, image)
+    return image.convert("RGB")
+
+
+def _grey(values: np.ndarray, white: float) -> Image.Image:
+    return Image.fromarray((values / (white / 255)).round().astype(np.uint8))
+
+
+def _white(values: np.ndarray, mode: str) -> int:
+    """Returns the value that is white: the least that all lie below, of 1 (F only), 8, 16 bits."""
+    low, high = values.min(), values.max()
+    for white in (1, 255, 65535) if mode == "F" else (255, 65535, 2**31 - 1):
+        if 0 <= low and high <= white:
+            return white
+    raise ValueError(f"its values lie in [{low:g}, {high:g}], not in [0, {white:g}]")
+
+
 def read_image(path: str | Path, shape: Shape) -> Tensor:
-    """Reads an image file, as grey values or RGB according to ``shape``.
+    """Reads an image file, as grey values or RGB according to ``shape`` (:func:`decode_image`).
 
     Arguments:
         path: The file.
@@ -40,18 +92,17 @@ def read_image(path: str | Path, shape: Shape) -> Tensor:
     """
     channels, height, width = shape
     try:
-        with Image.open(path) as image:
-            converted = image.convert("L" if channels == 1 else "RGB")
-            converted.load()
+        data = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except OSError as error:
         raise ValueError(f"{path}: cannot be read as an image ({error})") from error
-    if converted.size != (width, height):
-        size = "{} x {}".format(*converted.size)
+    image = decode_image(data, str(path))
+    if image.size != (width, height):
+        size = "{} x {}".format(*image.size)
         raise ValueError(f"{path}: has {size} pixels, the model {width} x {height}")
-    values = torch.from_numpy(np.array(converted)).view(height, width, channels)
-    return to_signed(values.permute(2, 0, 1) / 255)
+    pixels = np.array(image.convert("L") if channels == 1 else image)
+    return to_signed(torch.from_numpy(pixels).view(height, width, channels).permute(2, 0, 1) / 255)
 
 
 def to_image(image: Tensor) -> Image.Image:

@@ -1,13 +1,17 @@
 """Image files and folders of image pairs, and errors in them."""
 
 import json
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from fdpo.diffusion.images import read_image, read_pair_folder, write_image
+from fdpo.diffusion.images import decode_image, read_image, read_pair_folder, write_image
 
 SHAPE = (1, 28, 28)
 
@@ -53,10 +57,123 @@ def test_wrong_folders_of_pairs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 images in chosen/, 1 in rejected/; chosen/1.png has"):
         read_pair_folder(tmp_path, SHAPE)
     (tmp_path / "rejected/1.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="rejected/1.png: cannot be read as an image"):
+    with pytest.raises(ValueError, match="rejected/1.png: not an image"):
         read_pair_folder(tmp_path, SHAPE)
     with pytest.raises(ValueError, match="0.png: has 28 x 28 pixels, the model 32 x 32"):
         read_pair_folder(tmp_path, (1, 32, 32))
     (tmp_path / "train.jsonl").write_text('{"chosen": "a.png", "rejected": "b.png"}\n')
     with pytest.raises(ValueError, match="a.png: no such file"):
         read_pair_folder(tmp_path, SHAPE)
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    file = BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def halves(width: int = 8, height: int = 4) -> Image.Image:
+    """White on the left, black on the right."""
+    image = Image.new("RGB", (width, height), "black")
+    image.paste("white", (0, 0, width // 2, height))
+    return image
+
+
+def test_exif_orientation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    upright: Any = decode_image(encoded(halves(64, 32), "JPEG", quality=95, exif=exif), "a")
+    assert upright.size == (32, 64)
+    assert upright.getpixel((16, 4)) > (200,) * 3 and upright.getpixel((16, 60)) < (50,) * 3
+
+
+def test_grey_and_transparent_images_become_rgb() -> None:
+    grey = decode_image(encoded(Image.new("L", (3, 2), 90)), "a")
+    assert grey.mode == "RGB" and grey.getpixel((0, 0)) == (90, 90, 90)
+    deep = Image.fromarray(np.full((2, 3), 65535 // 3, dtype=np.uint16))
+    assert decode_image(encoded(deep), "a").getpixel((0, 0)) == (85, 85, 85)
+    clear = Image.new("RGBA", (3, 2), (255, 0, 0, 0))
+    clear.putpixel((0, 0), (255, 0, 0, 255))
+    flat = decode_image(encoded(clear), "a")
+    assert flat.getpixel((0, 0)) == (255, 0, 0) and flat.getpixel((2, 1)) == (255, 255, 255)
+    palette = Image.new("P", (3, 2), 0)
+    palette.putpalette([0, 255, 0] * 256)
+    assert decode_image(encoded(palette, transparency=0), "a").getpixel((1, 1)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_broken_images_are_named(form: str) -> None:
+    whole = encoded(halves(64, 64), form)
+    with pytest.raises(ValueError, match=r"row 7, jpg_1: cannot be read as an image \(.*\)$"):
+        decode_image(whole[: len(whole) // 2], "row 7, jpg_1")
+    with pytest.raises(ValueError, match=r"row 7, jpg_1: not an image \(5 bytes\)"):
+        decode_image(b"hello", "row 7, jpg_1")
+
+
+RAMP = np.arange(256).reshape(16, 16)
+DEEP = (257 * RAMP).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    "values, form",
+    [
+        (RAMP.astype(np.uint8), "PNG"),
+        (DEEP, "PNG"),
+        (DEEP, "TIFF"),
+        (DEEP, "PPM"),
+        (DEEP.astype(np.int32), "TIFF"),
+        (RAMP.astype(np.int32), "TIFF"),
+        (((2**31 - 1) // 255 * RAMP).astype(np.int32), "TIFF"),
+        ((RAMP / 255).astype(np.float32), "TIFF"),
+        (RAMP.astype(np.float32), "TIFF"),
+        (DEEP.astype(np.float32), "TIFF"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{value.dtype}-{value.max():g}",
+)
+def test_grey_of_any_depth_is_its_share_of_white(
+    tmp_path: Path, values: np.ndarray, form: str
+) -> None:
+    file = tmp_path / "image"
+    file.write_bytes(encoded(Image.fromarray(values), form))
+    expected = torch.from_numpy(RAMP)[None] / 127.5 - 1
+    torch.testing.assert_close(read_image(file, (1, 16, 16)), expected.float())
+    torch.testing.assert_close(read_image(file, (3, 16, 16)), expected.float().expand(3, -1, -1))
+
+
+def test_a_dark_image_of_16_bits_stays_dark() -> None:
+    dark = Image.fromarray((RAMP // 64).astype(np.uint16))
+    for form in ("PNG", "PPM", "TIFF"):
+        assert decode_image(encoded(dark, form), "a").getextrema() == ((0, 0),) * 3
+
+
+COLOUR = (10, 100, 200)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "RGBA", "P", "LA", "1"])
+def test_modes_are_shown_as_they_look(mode: str) -> None:
+    rgb = Image.new("RGB", (4, 4), COLOUR if mode in "CMYK YCbCr LAB RGBA P".split() else "white")
+    image = rgb.convert(mode)
+    shown: Any = decode_image(encoded(image, "TIFF"), "a").getpixel((1, 1))
+    near = 60 if mode == "P" else 15  # a palette of few colours
+    assert shown == pytest.approx(rgb.getpixel((1, 1)), abs=near)
+
+
+@pytest.mark.parametrize("values", [[-0.5, 0.5], [0.0, float("nan")], [0.0, 1e6]])
+def test_values_without_a_white_are_refused(values: list[float]) -> None:
+    image = Image.fromarray(np.array([values], dtype=np.float32))
+    with pytest.raises(ValueError, match=r"a: cannot be read .*values lie in \["):
+        decode_image(encoded(image, "TIFF"), "a")
+
+
+def test_a_folder_is_read_as_a_viewer_shows_it(tmp_path: Path) -> None:
+    """A stroke in the alpha channel lies on white; EXIF turns the image before its size counts."""
+    stroke = Image.new("RGBA", (28, 28), (0, 0, 0, 0))
+    stroke.paste((0, 0, 0, 255), (10, 0, 18, 28))
+    stroke.save(tmp_path / "stroke.png")
+    read = read_image(tmp_path / "stroke.png", SHAPE)
+    assert (read[..., 10:18] == -1).all() and (read[..., :10] == 1).all()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    halves(28, 14).convert("L").save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    turned = read_image(tmp_path / "turned.jpg", (1, 28, 14))
+    assert turned[:, :12].min() > 0.9 and turned[:, 16:].max() < -0.9

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fdpo.diffusion.images import decode_image
 from fdpo.diffusion.text_to_image.latents import LatentCache
 from fdpo.diffusion.text_to_image.pairs import CaptionedPairs
 from fdpo.diffusion.text_to_image.pipeline import StableDiffusion
-from fdpo.diffusion.text_to_image.transforms import Crop, PairTransform, decode_image
+from fdpo.diffusion.text_to_image.transforms import Crop, PairTransform
 from fdpo.preferences.pairs import SIDES, Side
 
 

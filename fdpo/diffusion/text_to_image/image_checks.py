@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from fdpo.diffusion.images import decode_image
 from fdpo.diffusion.text_to_image.load_pairs import require_pairs
 from fdpo.diffusion.text_to_image.pairs import CaptionedPairs
-from fdpo.diffusion.text_to_image.transforms import decode_image
 from fdpo.preferences.pairs import SIDES
 from fdpo.runs.distributed import sharded
 

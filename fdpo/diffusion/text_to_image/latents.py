@@ -20,9 +20,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fdpo.diffusion.images import decode_image
 from fdpo.diffusion.text_to_image.pairs import CaptionedPairs
 from fdpo.diffusion.text_to_image.pipeline import StableDiffusion
-from fdpo.diffusion.text_to_image.transforms import Crop, PairTransform, decode_image
+from fdpo.diffusion.text_to_image.transforms import Crop, PairTransform
 from fdpo.preferences.pairs import SIDES, Side
 from fdpo.runs.cache import fingerprint, model_config
 from fdpo.runs.distributed import sharded

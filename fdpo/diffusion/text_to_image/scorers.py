@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoProcessor, CLIPImageProcessor, CLIPModel, CLIPVisionModelWithProjection
 
-from fdpo.diffusion.text_to_image.transforms import decode_image
+from fdpo.diffusion.images import decode_image
 from fdpo.runs.hub import is_hub_id
 from fdpo.scorers import Scorer, checked, get_scorer
 

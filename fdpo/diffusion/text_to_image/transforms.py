@@ -1,46 +1,15 @@
-"""Image files as square tensors: decoding, flips, crops, and the sizes that SDXL takes."""
+"""Images as square tensors: flips, crops, and the sizes that SDXL takes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
-
-def decode_image(data: bytes, where: str) -> Image.Image:
-    """Decodes an image file to upright RGB.
-
-    EXIF orientation is applied, transparency is laid on white, and grey (8 or 16 bits) becomes RGB.
-
-    Arguments:
-        data: The bytes of the file.
-        where: The name of the image in errors.
-
-    Raises:
-        ValueError: If the file is not an image or is truncated.
-    """
-    try:
-        with Image.open(BytesIO(data)) as image:
-            image.load()
-            return _rgb(ImageOps.exif_transpose(image))
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{where}: not an image ({len(data):,} bytes)") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{where}: cannot be read as an image ({error})") from error
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(background, image)
-    return image.convert("RGB")
+from fdpo.diffusion.images import decode_image as decode_image  # its place in version 0.1
 
 
 @dataclass(frozen=True)

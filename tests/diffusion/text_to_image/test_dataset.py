@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fdpo.diffusion.images import decode_image
 from fdpo.diffusion.text_to_image.load_pairs import load_captioned_pairs
 from fdpo.diffusion.text_to_image.pipeline import load_pipeline
-from fdpo.diffusion.text_to_image.transforms import Crop, PairTransform, decode_image
+from fdpo.diffusion.text_to_image.transforms import Crop, PairTransform
 from tests.diffusion.text_to_image.trainers import Pipelines, make_trainer
 from tests.diffusion.tiny import get_batch
 

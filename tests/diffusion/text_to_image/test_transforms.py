@@ -1,20 +1,10 @@
-"""Decoding and transforms of image files: orientation, transparency, depth, crops, sizes."""
+"""Transforms of images: flips, crops, sizes."""
 
-from io import BytesIO
-from typing import Any
-
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from fdpo.diffusion.text_to_image.transforms import Crop, PairTransform, decode_image
-
-
-def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
-    file = BytesIO()
-    image.save(file, form, **options)
-    return file.getvalue()
+from fdpo.diffusion.text_to_image.transforms import Crop, PairTransform
 
 
 def halves(width: int = 8, height: int = 4) -> Image.Image:
@@ -22,37 +12,6 @@ def halves(width: int = 8, height: int = 4) -> Image.Image:
     image = Image.new("RGB", (width, height), "black")
     image.paste("white", (0, 0, width // 2, height))
     return image
-
-
-def test_exif_orientation_is_applied() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    upright: Any = decode_image(encoded(halves(64, 32), "JPEG", quality=95, exif=exif), "a")
-    assert upright.size == (32, 64)
-    assert upright.getpixel((16, 4)) > (200,) * 3 and upright.getpixel((16, 60)) < (50,) * 3
-
-
-def test_grey_and_transparent_images_become_rgb() -> None:
-    grey = decode_image(encoded(Image.new("L", (3, 2), 90)), "a")
-    assert grey.mode == "RGB" and grey.getpixel((0, 0)) == (90, 90, 90)
-    deep = Image.fromarray(np.full((2, 3), 65535 // 3, dtype=np.uint16))
-    assert decode_image(encoded(deep), "a").getpixel((0, 0)) == (85, 85, 85)
-    clear = Image.new("RGBA", (3, 2), (255, 0, 0, 0))
-    clear.putpixel((0, 0), (255, 0, 0, 255))
-    flat = decode_image(encoded(clear), "a")
-    assert flat.getpixel((0, 0)) == (255, 0, 0) and flat.getpixel((2, 1)) == (255, 255, 255)
-    palette = Image.new("P", (3, 2), 0)
-    palette.putpalette([0, 255, 0] * 256)
-    assert decode_image(encoded(palette, transparency=0), "a").getpixel((1, 1)) == (255, 255, 255)
-
-
-@pytest.mark.parametrize("form", ["PNG", "JPEG"])
-def test_broken_images_are_named(form: str) -> None:
-    whole = encoded(halves(64, 64), form)
-    with pytest.raises(ValueError, match=r"row 7, jpg_1: cannot be read as an image \(.*\)$"):
-        decode_image(whole[: len(whole) // 2], "row 7, jpg_1")
-    with pytest.raises(ValueError, match=r"row 7, jpg_1: not an image \(5 bytes\)"):
-        decode_image(b"hello", "row 7, jpg_1")
 
 
 def test_images_are_flipped_and_cropped_as_the_crop_says() -> None:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
+from fdpo.diffusion.images import decode_image
 from fdpo.diffusion.text_to_image.pipeline import StableDiffusion, load_pipeline
-from fdpo.diffusion.text_to_image.transforms import Crop, PairTransform, decode_image
+from fdpo.diffusion.text_to_image.transforms import Crop, PairTransform
 from tests.programs.diffusion.sd import Pipelines, Run, train
 
 
