@@ -32,8 +32,9 @@ def load_mnist(root: str | Path, train: bool = True) -> tuple[Tensor, Tensor]:
     """Loads MNIST, and downloads it if the folder does not hold it.
 
     Arguments:
-        root: A folder with the original IDX files, plain or gzip, or torchvision's root folder,
-            which has ``MNIST/raw``.
+        root: A folder with the original IDX files, plain or gzip, under their own names or
+            Kaggle's (``train-images.idx3-ubyte``), or torchvision's root folder, which has
+            ``MNIST/raw``.
         train: True for the 60,000 training images, false for the 10,000 test images.
 
     Returns:
@@ -101,8 +102,13 @@ def target_pairs(
 
 
 def _find(root: Path, name: str) -> Path | None:
+    """Returns the file of a name; Kaggle has a dot before idx, or a folder around the file."""
+    names = (name, name.replace("-idx", ".idx"), f"{name}/{name}")
     places = (
-        folder / f"{name}{end}" for folder in (root, root / "MNIST/raw") for end in ("", ".gz")
+        folder / f"{one}{end}"
+        for folder in (root, root / "MNIST/raw")
+        for one in names
+        for end in ("", ".gz")
     )
     return next((place for place in places if place.is_file()), None)
 

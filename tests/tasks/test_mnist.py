@@ -27,6 +27,24 @@ def test_mnist_is_read_from_its_files(data_dir: Path, tmp_path: Path) -> None:
     assert torch.equal(again, images) and torch.equal(same, labels)
 
 
+@pytest.mark.parametrize("name", ["{}.idx{}", "{0}-idx{1}/{0}-idx{1}"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_kaggles_names_are_read(tmp_path: Path, name: str, compressed: bool) -> None:
+    images = torch.arange(2 * 28 * 28).remainder(256).to(torch.uint8)
+    contents = {
+        ("t10k-images", "3-ubyte"): b"\0\0\x08\x03" + (2).to_bytes(4) + 2 * (28).to_bytes(4),
+        ("t10k-labels", "1-ubyte"): b"\0\0\x08\x01" + (2).to_bytes(4),
+    }
+    for (kind, end), head in contents.items():
+        data = head + (images.numpy().tobytes() if "images" in kind else b"\7\2")
+        file = tmp_path / (name.format(kind, end) + (".gz" if compressed else ""))
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(gzip.compress(data) if compressed else data)
+    read, labels = load_mnist(tmp_path, train=False)
+    assert labels.tolist() == [7, 2]
+    torch.testing.assert_close(read.flatten(), images / 127.5 - 1)
+
+
 def test_small_digits_have_mnists_frame() -> None:
     images, labels = load_small_digits(SHAPE)
     assert images.shape == (1797, 1, 28, 28) and labels.bincount().min() > 170
