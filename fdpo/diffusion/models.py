@@ -19,7 +19,7 @@ from fdpo.diffusion.noise import Model, NoiseProcess, process_from_scheduler
 from fdpo.runs.files import read_json
 from fdpo.runs.hub import is_hub_id
 
-WEIGHTS = "*.safetensors"
+WEIGHTS = "diffusion_pytorch_model"
 
 
 class PixelUNet(ModelMixin, ConfigMixin):
@@ -141,17 +141,29 @@ def save_image_model(
     process.scheduler().save_pretrained(folder)
 
 
+def require_weights(folder: str | Path) -> None:
+    """Raises ``ValueError`` unless a diffusers model's folder holds its weights as safetensors."""
+    if any(Path(folder).glob(f"{WEIGHTS}*.safetensors")):
+        return
+    pickled = [path.name for path in Path(folder).glob(f"{WEIGHTS}*.bin")]
+    unread = f"; {pickled[0]} is not read, because a pickle may run a stranger's code" * bool(
+        pickled
+    )
+    raise ValueError(f"model {folder}: no weights in this folder ({WEIGHTS}.safetensors){unread}")
+
+
 # The names of version 0.1.
 load, save = load_image_model, save_image_model
 
 
 def _load_folder(name: str) -> tuple[Any, Any]:
-    _require_weights(Path(name))
+    require_weights(Path(name))
     classes = {"PixelUNet": PixelUNet, "UNet2DModel": UNet2DModel}
     class_name = read_json(Path(name) / "config.json").get("_class_name")
     if class_name not in classes:
         raise ValueError(f"model {name}: holds a {class_name}, not one of {', '.join(classes)}")
-    return classes[class_name].from_pretrained(name), _scheduler(name)
+    model = classes[class_name].from_pretrained(name, use_safetensors=True)
+    return model, _scheduler(name)
 
 
 def _load_pipeline(name: str) -> tuple[Any, Any]:
@@ -159,14 +171,9 @@ def _load_pipeline(name: str) -> tuple[Any, Any]:
     if folder.is_dir():
         if not (folder / "unet").is_dir():
             raise ValueError(f"model {name}: no config.json in this folder, nor a folder unet")
-        _require_weights(folder / "unet")
+        require_weights(folder / "unet")
     model = UNet2DModel.from_pretrained(name, subfolder="unet", use_safetensors=True)
     return model, _scheduler(name, subfolder="scheduler")
-
-
-def _require_weights(folder: Path) -> None:
-    if not any(folder.glob(WEIGHTS)):
-        raise ValueError(f"model {folder}: no weights in this folder ({WEIGHTS})")
 
 
 def _scheduler(name: str, **subfolder: str) -> Any:

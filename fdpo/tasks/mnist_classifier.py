@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from tqdm.auto import tqdm
 
+from fdpo.diffusion.models import require_weights
 from fdpo.tasks.mnist import DIGITS, SHAPE
 from fdpo.tasks.mnist_foreign import FOREIGN
 
@@ -100,11 +101,13 @@ def load_classifier(name: str | Path, device: torch.device | str = "cpu") -> Dig
     """Loads a classifier that ``diffusion/pretrain.py`` saved, in fp32.
 
     Raises:
-        ValueError: If the folder is missing or holds no ``config.json``.
+        ValueError: If the folder is missing, or holds no ``config.json`` or no weights.
     """
     if not (Path(name) / "config.json").exists():
         raise ValueError(f"classifier {name}: no such folder, or no config.json in it")
-    return DigitClassifier.from_pretrained(name).float().to(device).eval()
+    require_weights(name)
+    classifier = DigitClassifier.from_pretrained(name, use_safetensors=True)
+    return classifier.float().to(device).eval()
 
 
 def require_size(shape: tuple[int, int, int], name: str | Path) -> None:
