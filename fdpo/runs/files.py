@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,19 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes ``value`` as indented JSON; scalars of torch and numpy as numbers, paths as text."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n")
+    """Writes ``value`` as indented JSON.
+
+    Scalars of torch and numpy are written as numbers, paths as text, and NaN and the infinities,
+    which JSON lacks, as null.
+    """
+    write_text(path, json.dumps(to_plain(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
-    """Writes one JSON object a line, from any iterable."""
+    """Writes one JSON object a line, from any iterable, with values as in :func:`write_json`."""
     with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
+            file.write(json.dumps(to_plain(row), ensure_ascii=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
@@ -53,8 +58,21 @@ def read_json(path: str | Path) -> Any:
 
 
 def to_plain(value: Any) -> Any:
-    """Returns a value as :func:`write_json` and :func:`read_json` would give it back."""
-    return json.loads(json.dumps(value, default=_plain))
+    """Returns a value as :func:`write_json` and :func:`read_json` would give it back.
+
+    Example:
+        >>> to_plain({"loss": float("nan"), "steps": (1, 2)})
+        {'loss': None, 'steps': [1, 2]}
+    """
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, Mapping):
+        return {name: to_plain(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(member) for member in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 def file_name(text: str) -> str:
@@ -65,7 +83,3 @@ def file_name(text: str) -> str:
         '0.7_js_+_0.3_reverse_kl'
     """
     return re.sub(r"[^\w.+-]+", "_", text).lstrip(".")
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else str(value)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,6 +28,19 @@ def test_written_files_are_read_back(tmp_path: Path) -> None:
     runs.write_jsonl(tmp_path / "a.jsonl", iter(rows))
     with (tmp_path / "a.jsonl").open(encoding="utf-8") as file:
         assert [json.loads(line) for line in file] == rows
+
+
+def test_numbers_that_json_lacks_are_null(tmp_path: Path) -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    values = [float("nan"), torch.tensor(float("inf")), np.float32("-inf"), 0.5, True, None]
+    value = {"deep": [{"mean": values}], "mean": float("nan")}
+    plain = {"deep": [{"mean": [None, None, None, 0.5, True, None]}], "mean": None}
+    runs.write_json(tmp_path / "a.json", value)
+    runs.write_jsonl(tmp_path / "a.jsonl", [value, value])
+    texts = [(tmp_path / "a.json").read_text(), *(tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [json.loads(text, parse_constant=refuse) for text in texts] == [plain] * 3
 
 
 def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path) -> None:
