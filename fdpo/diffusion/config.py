@@ -138,7 +138,7 @@ class DiffusionConfig(LossConfig):
     checkpointing_steps: int = field(default=100, metadata={"help": "updates between checkpoints"})
     checkpoints_total_limit: int = field(default=1, metadata={"help": "checkpoints to keep"})
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "a checkpoint's folder, or last"}
+        default=None, metadata={"help": "last (or latest), checkpoint-N, or a folder"}
     )
     logging_steps: int = field(default=10, metadata={"help": "updates between rows of the log"})
     validation_steps: int = field(

@@ -304,6 +304,12 @@ class DiffusionTrainer:
         state = load_checkpoint(self.accelerator, checkpoint)
         self.step, self.seconds = state["step"], state["seconds"]
         self.history.rows = state["log"]
+        # A longer schedule than that of the checkpoint has another learning rate at this step.
+        schedule = self.lr_scheduler.scheduler
+        for group, base, share in zip(
+            self.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = base * share(schedule.last_epoch)
 
     def _loader(self) -> Any:
         config, processes = self.config, self.accelerator.num_processes

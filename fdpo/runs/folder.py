@@ -33,7 +33,10 @@ _CHANGEABLE = re.compile(
     "resume_from_checkpoint|output_dir|run_name|report_to|project|disable_tqdm|do_eval|local_rank"
     "|per_device_eval_batch_size|(log|logging|save|eval|hub|push_to_hub|trackio|ddp)(_.*)?"
     "|dataloader_(num_workers|prefetch_factor|pin_memory|persistent_workers)"
+    "|checkpointing_steps|checkpoints_total_limit"
 )
+LENGTHS = ("max_train_steps", "max_steps", "num_train_epochs")
+"""Options that a finished run may be resumed with a larger value of."""
 
 
 def may_change(option: str) -> bool:
@@ -72,7 +75,8 @@ def prepare(
         output_dir: The folder.
         options: Every option of the program by name (:func:`fdpo.cli.arguments.resolved`).
         resume: The value of ``--resume_from_checkpoint``: the run in the folder is resumed, with
-            the options it was started with except those that :func:`may_change`.
+            the options it was started with except those that :func:`may_change`. A finished run
+            may be extended: one of :data:`LENGTHS` may be larger.
         overwrite: Whether to replace a run in the folder, its checkpoints included.
         aliases: Other names of options, which an older record may hold.
 
@@ -110,7 +114,7 @@ def require_free(
         )
     names = aliases or {}
     recorded = {names.get(name, name): value for name, value in previous["options"].items()}
-    _require_same(folder, recorded, _plain_options(options))
+    _require_same(folder, to_plain(recorded), _plain_options(options))
     return previous
 
 
@@ -161,11 +165,19 @@ def _record(options: Mapping[str, Any], commands: list[str]) -> dict[str, Any]:
     }
 
 
+def _is_longer(name: str, old: Any, new: Any) -> bool:
+    # -1 is no length: max_steps leaves it to num_train_epochs
+    return name in LENGTHS and old is not None and new is not None and 0 < old < new
+
+
 def _require_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    finished = (folder / METRICS).exists()
     changed = [
         f"{name} {old.get(name)} -> {new.get(name)}"
         for name in sorted({*old, *new})
-        if old.get(name) != new.get(name) and not may_change(name)
+        if old.get(name) != new.get(name)
+        and not may_change(name)
+        and not (finished and _is_longer(name, old.get(name), new.get(name)))
     ]
     if changed:
         raise ValueError(

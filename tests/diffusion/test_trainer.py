@@ -1,6 +1,7 @@
 """Training runs of the image trainer against each other."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,37 @@ def test_a_resumed_run_ends_with_the_same_weights(
     assert [row["step"] for row in again.log] == [1, 2, 3, 4, 5, 6]
     lines = (tmp_path / "parts/log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_run_is_extended(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    """From its last checkpoint it becomes the longer run."""
+    options: dict[str, Any] = {"logging_steps": 1, "use_ema": True}
+    torch.manual_seed(0)
+    whole = make_trainer(name="whole", max_train_steps=6, **options)
+    whole.train()
+    torch.manual_seed(0)
+    short = make_trainer(name="short", max_train_steps=4, checkpointing_steps=3, **options)
+    short.train()
+    longer = make_trainer(name="short", max_train_steps=6, **options)
+    longer.train(tmp_path / "short/checkpoint-3")
+    assert_same(weights(whole.finished()), weights(longer.finished()))
+
+
+def test_an_extended_run_follows_the_longer_schedule(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"lr_scheduler": "cosine", "lr_warmup_steps": 0, "logging_steps": 1}
+    short = make_trainer(name="short", max_train_steps=4, checkpointing_steps=4, **options)
+    short.train()
+    longer = make_trainer(name="short", max_train_steps=8, **options)
+    used: list[float] = []
+    longer.optimizer.optimizer.register_step_pre_hook(
+        lambda o, *_: used.append(o.param_groups[0]["lr"])
+    )
+    longer.train(tmp_path / "short/checkpoint-4")
+    peak = longer.config.learning_rate
+    expected = [peak * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(4, 8)]
+    assert used == pytest.approx(expected)
 
 
 def test_the_moving_average_is_the_finished_model(make_trainer: MakeTrainer) -> None:

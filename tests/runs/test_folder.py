@@ -81,9 +81,15 @@ def test_resuming_with_other_options_names_them(tmp_path: Path) -> None:
     assert runs.read_json(tmp_path / runs.RECORD)["options"] == CONFIG
 
 
-CHANGEABLE = "logging_steps save_steps eval_steps hub_model_id report_to dataloader_num_workers"
+CHANGEABLE = (
+    "logging_steps save_steps eval_steps hub_model_id report_to dataloader_num_workers "
+    "checkpointing_steps checkpoints_total_limit"
+)
 
-FIXED = "beta logits_to_keep learning_rate max_steps dataloader_drop_last dataset_name fp16"
+FIXED = (
+    "beta logits_to_keep learning_rate max_steps dataloader_drop_last dataset_name fp16 "
+    "gradient_checkpointing"
+)
 
 
 @pytest.mark.parametrize("name", CHANGEABLE.split() + FIXED.split())
@@ -94,6 +100,30 @@ def test_only_what_does_not_change_the_weights_may_change(tmp_path: Path, name: 
     else:
         with pytest.raises(ValueError, match=f"{name} 1 -> 2"):
             runs.prepare(tmp_path, {name: 2}, resume="last")
+
+
+@pytest.mark.parametrize("name", run_folder.LENGTHS)
+def test_only_a_finished_run_is_extended(tmp_path: Path, name: str) -> None:
+    runs.prepare(tmp_path, {name: 4, "seed": 0})
+    with pytest.raises(ValueError, match=f"{name} 4 -> 6"):
+        runs.prepare(tmp_path, {name: 6, "seed": 0}, resume="last")
+    for value in (3, -1):
+        runs.write_json(tmp_path / runs.METRICS, {})
+        with pytest.raises(ValueError, match=f"{name} 4 -> {value}"):
+            runs.prepare(tmp_path, {name: value, "seed": 0}, resume="last")
+    runs.prepare(tmp_path, {name: 6, "seed": 0}, resume="last")
+    assert runs.run_options(tmp_path)[name] == 6
+
+
+def test_an_infinite_option_is_the_same_when_resumed(tmp_path: Path) -> None:
+    """Strict JSON has null for it; records of version 0.2 have Infinity."""
+    options = {"tail": float("inf")}
+    runs.prepare(tmp_path, options)
+    runs.prepare(tmp_path, options, resume="last")
+    assert runs.run_options(tmp_path) == {"tail": None}
+    record = (tmp_path / runs.RECORD).read_text()
+    (tmp_path / runs.RECORD).write_text(record.replace('"tail": null', '"tail": Infinity'))
+    runs.prepare(tmp_path, options, resume="last")
 
 
 def test_a_record_with_the_old_name_of_an_option_is_resumed(tmp_path: Path) -> None:

@@ -35,3 +35,22 @@ def test_checkpoint(tmp_path: Path) -> None:
     assert runs.checkpoint("elsewhere", str(path)) == str(path)
     with pytest.raises(ValueError, match="--resume_from_checkpoint absent: no such folder"):
         runs.checkpoint(tmp_path, "absent")
+
+
+def test_diffusers_names_of_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``latest`` is the last one, and a bare name is a checkpoint of the run, not of the cwd."""
+    run = tmp_path / "run"
+    with pytest.raises(ValueError, match="latest: .* holds no run"):
+        runs.checkpoint(run, "latest")
+    runs.prepare(run, {"seed": 3})
+    older, newer = make_checkpoint(run, 7), make_checkpoint(run, 20)
+    make_checkpoint(run, 30, complete=False)
+    monkeypatch.chdir(tmp_path)
+    make_checkpoint(Path(), 7)
+    assert runs.checkpoint(run, "latest") == str(newer)
+    assert runs.checkpoint(run, "checkpoint-7") == str(older)
+    assert runs.checkpoint("elsewhere", "checkpoint-7") == "checkpoint-7"
+    with pytest.raises(ValueError, match="checkpoint-8: no such folder; .*checkpoint-7"):
+        runs.checkpoint(run, "checkpoint-8")
+    with pytest.raises(ValueError, match=r"checkpoint-30 is incomplete \(no trainer_state.json"):
+        runs.checkpoint(run, "checkpoint-30")

@@ -56,7 +56,7 @@ class PretrainArguments:
     use_cpu: bool = field(default=False, metadata={"help": "train on the CPU even with a GPU"})
     checkpointing_steps: int = field(default=500, metadata={"help": "updates between checkpoints"})
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "a checkpoint's folder, or last"}
+        default=None, metadata={"help": "last (or latest), checkpoint-N, or a folder"}
     )
     output_dir: str | None = field(
         default=None, metadata={"help": "run folder; default: runs/mnist-MODEL"}
