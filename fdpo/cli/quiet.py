@@ -47,9 +47,14 @@ class DropMessages(logging.Filter):
         return not any(text in message for text in self.texts)
 
 
+def one_line(message: Warning | str, *_: object, **__: object) -> str:
+    """Formats a warning as its text in one line, without its place in the code."""
+    return " ".join(str(message).split()) + "\n"
+
+
 @cache
 def quiet_libraries() -> None:
-    """Drops known messages of libraries, and shows progress bars of long steps only.
+    """Drops known messages of libraries, prints warnings as lines and bars of long steps only.
 
     Programs call it first, because options warn too; the library itself never does.
     """
@@ -57,4 +62,5 @@ def quiet_libraries() -> None:
         logging.getLogger(name).addFilter(DropMessages(texts))
     for message, category in WARNED:
         warnings.filterwarnings("ignore", message, category)
+    warnings.formatwarning = one_line
     tqdm.__init__ = partialmethod(tqdm.__init__, delay=BAR_DELAY)  # also in its subclasses

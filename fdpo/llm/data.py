@@ -7,11 +7,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, get_dataset_config_names, load_dataset
+from datasets.exceptions import DatasetBuildError
 from transformers import PreTrainedTokenizerBase
 
 from fdpo.llm.generation.conversations import Prompt, row_prompts
 from fdpo.llm.generation.tokens import decode_text, prompt_ids
+from fdpo.llm.pair_datasets import as_pairs as as_pairs
+from fdpo.llm.pair_datasets import pairs_dataset, pairs_from_dataset
 from fdpo.preferences.pairs import SIDES, Pair, PairingConfig, split_by_prompt
 from fdpo.preferences.schema import preferences_from_rows
 from fdpo.runs.hub import is_hub_id
@@ -24,6 +27,7 @@ def load_preferences(
     name: str,
     pairing: PairingConfig | None = None,
     *,
+    config: str | None = None,
     train_split: str = "train",
     test_split: str = "test",
     test_share: float = 0.1,
@@ -31,9 +35,12 @@ def load_preferences(
 ) -> tuple[DatasetDict, Counter[str]]:
     """Loads pairs, split into train and test, and counts those that were made and dropped.
 
+    Every pair has its prompt apart from its sides (:mod:`fdpo.preferences.boundaries`).
+
     Arguments:
         name: A local file or folder, or a hub id, of pairs or of scored groups.
         pairing: The rule that makes pairs of scored groups.
+        config: The configuration of a data set that has several.
         train_split: The split to train on.
         test_split: The split to hold out, where the data has it.
         test_share: The share of prompts to hold out where it has not.
@@ -43,36 +50,47 @@ def load_preferences(
         ValueError: If the data is missing, malformed or of no use, in one line.
     """
     if Path(name).is_file():
+        if config:
+            raise ValueError(f"--dataset_config {config}: {name} is a file, which has none")
         pairs, counts = preferences_from_rows(read_rows(name), name, pairing)
         return _split(pairs, test_share, seed), counts
+    loaded = _load(name, config)
+    if train_split not in loaded:
+        raise ValueError(f"--dataset {name} has no split {train_split!r}, only {', '.join(loaded)}")
+    pairs, counts = pairs_from_dataset(loaded[train_split], f"{name} ({train_split})", pairing)
+    if test_split not in loaded:
+        return _split(pairs, test_share, seed), counts
+    test, more = pairs_from_dataset(loaded[test_split], f"{name} ({test_split})", pairing)
+    return DatasetDict(train=pairs_dataset(pairs), test=pairs_dataset(test)), counts + more
+
+
+def _load(name: str, config: str | None) -> DatasetDict:
     if not Path(name).is_dir() and not is_hub_id(name):
         raise ValueError(f"--dataset {name}: no such file or folder, and no hub id (owner/name)")
     # datasets caches a folder under its path, whose content may have changed
-    loaded = load_dataset(name, download_mode="force_redownload" if Path(name).is_dir() else None)
-    if train_split not in loaded:
-        raise ValueError(f"--dataset {name} has no split {train_split!r}, only {', '.join(loaded)}")
-    pairs, counts = _pairs(loaded[train_split], f"{name} ({train_split})", pairing)
-    if test_split not in loaded:
-        return _split(pairs, test_share, seed), counts
-    test, _ = _pairs(loaded[test_split], f"{name} ({test_split})", pairing)
-    return DatasetDict(train=_dataset(pairs), test=_dataset(test)), counts
+    mode = "force_redownload" if Path(name).is_dir() else None
+    try:
+        return load_dataset(name, config, download_mode=mode)
+    except ValueError as error:
+        configs = get_dataset_config_names(name)
+        if config in configs or configs == [config or "default"]:
+            raise ValueError(f"--dataset {name}: {_first_line(error)}") from error
+        raise ValueError(
+            f"--dataset {name} has the configurations {', '.join(configs)}: choose one with "
+            "--dataset_config"
+        ) from error
+    except DatasetBuildError as error:
+        reason = _first_line(error.__cause__ or error)
+        raise ValueError(f"--dataset {name}: cannot be read ({reason})") from error
 
 
-def as_pairs(data: Any, source: str, pairing: PairingConfig | None = None) -> Any:
-    """Returns a dataset, or a dictionary of datasets, with the pairs of scored groups.
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
 
-    Datasets of pairs stay as they are.
 
-    Raises:
-        ValueError: If groups are malformed or make no pair, naming ``source``.
-    """
-    if isinstance(data, dict):
-        return {
-            name: as_pairs(dataset, f"{source} {name}", pairing) for name, dataset in data.items()
-        }
-    if isinstance(data, Dataset) and {"completions", "answers"} & set(data.column_names):
-        return _dataset(_pairs(data, source, pairing)[0])
-    return data
+def _split(pairs: list[Pair], test_share: float, seed: int) -> DatasetDict:
+    train, test = split_by_prompt(pairs, test_share, seed)
+    return DatasetDict(train=pairs_dataset(train), test=pairs_dataset(test))
 
 
 def with_sampled_tokens(data: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -172,20 +190,3 @@ def _num_tokens(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> int:
     if isinstance(prompt, str):
         return len(tokenizer(prompt)["input_ids"])
     return len(prompt.ids(tokenizer))
-
-
-def _pairs(
-    dataset: Dataset, source: str, pairing: PairingConfig | None
-) -> tuple[list[Pair], Counter[str]]:
-    if not len(dataset):
-        raise ValueError(f"{source}: no rows")
-    return preferences_from_rows(dataset.to_list(), source, pairing)
-
-
-def _split(pairs: list[Pair], test_share: float, seed: int) -> DatasetDict:
-    train, test = split_by_prompt(pairs, test_share, seed)
-    return DatasetDict(train=_dataset(train), test=_dataset(test))
-
-
-def _dataset(pairs: list[Pair]) -> Dataset:
-    return Dataset.from_list([pair.row() for pair in pairs])

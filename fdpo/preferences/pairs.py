@@ -15,11 +15,15 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import takewhile
 from typing import Any, Literal, TypeVar
 
-Text = str | list[dict[str, Any]]
-"""A text (or a path), or a conversation: a list of ``{"role": ..., "content": ...}``."""
+from fdpo.preferences.boundaries import (
+    Obstacle,
+    Text,
+    first_question,
+    is_transcript,
+    split_off_prompt,
+)
 
 Side = Literal["chosen", "rejected"]
 
@@ -62,7 +66,8 @@ class Pair:
     """A chosen and a rejected completion of one prompt, in TRL's names.
 
     Without ``prompt``, both sides begin with it (TRL's implicit prompt). Scores, truncation marks
-    and the tokens that were sampled are None where they are unknown.
+    and the tokens that were sampled are None where they are unknown; ``chat_template_kwargs`` are
+    arguments of the chat template.
     """
 
     prompt: Text | None
@@ -74,11 +79,17 @@ class Pair:
     rejected_truncated: bool | None = None
     chosen_token_ids: list[int] | None = None
     rejected_token_ids: list[int] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     def row(self) -> dict[str, Any]:
         """Returns the pair as a row of a file, without unknown values."""
         values = {column.name: getattr(self, column.name) for column in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def is_scored(self) -> bool:
+        """True where both sides have a score."""
+        return self.chosen_score is not None and self.rejected_score is not None
 
 
 def _top_bottom(n: int, k: int, k_top: int) -> set[tuple[int, int]]:
@@ -199,33 +210,43 @@ def make_pairs(
 
 
 def usable_pairs(
-    pairs: Sequence[Pair], min_gap: float = 0.0, source: str = "the pairs"
+    pairs: Sequence[Pair | Obstacle], min_gap: float = 0.0, source: str = "the pairs"
 ) -> tuple[list[Pair], Counter[str]]:
     """Selects the pairs that teach something, and counts the others by reason.
 
-    ``candidates = made + equal_texts + equal_scores + small_gap + repeated``, where a small gap is
-    one below ``min_gap`` (in units of the score) and a repeated pair has the texts of an earlier
-    one.
+    ``candidates = made + equal_texts + equal_scores + small_gap + unscored + repeated``, where a
+    small gap is one below ``min_gap`` (in units of the score), an unscored pair has no gap where
+    one is asked for, and a repeated pair has the texts of an earlier one. An obstacle in place of a
+    pair is counted as such: ``different_prompts`` or ``without_response``.
 
     Raises:
-        ValueError: If no pair is left.
+        ValueError: If no pair is left, or none has the scores that ``min_gap`` compares.
     """
+    if min_gap and not any(pair.is_scored for pair in pairs if isinstance(pair, Pair)):
+        raise ValueError(
+            f"{source}: min_gap {min_gap:g} compares scores, and no pair has them "
+            "(chosen_score and rejected_score)"
+        )
     counts: Counter[str] = Counter(candidates=len(pairs))
     seen: set[str] = set()
     usable = []
     for pair in pairs:
         verdict = _verdict(pair, min_gap, seen)
         counts[verdict] += 1
-        if verdict == "made":
+        if verdict == "made" and isinstance(pair, Pair):
             usable.append(pair)
     if not usable:
         raise ValueError(f"{source}: no pair is left ({describe(counts)})")
     return usable, counts
 
 
-def _verdict(pair: Pair, min_gap: float, seen: set[str]) -> str:
+def _verdict(pair: Pair | Obstacle, min_gap: float, seen: set[str]) -> str:
+    if isinstance(pair, str):
+        return pair
     if pair.chosen == pair.rejected:
         return "equal_texts"
+    if min_gap and not pair.is_scored:
+        return "unscored"
     if pair.chosen_score is not None and pair.rejected_score is not None:
         if pair.chosen_score == pair.rejected_score:
             return "equal_scores"
@@ -254,21 +275,18 @@ Item = TypeVar("Item", Group, Pair)
 
 
 def get_prompt(item: Group | Pair) -> Text:
-    """Returns the prompt of a group or pair, by which data are split.
+    """Returns the text by which data are split: the prompt, of a dialogue its first question.
 
-    A pair without one has the prompt that both sides share: whole messages of a conversation; the
-    text up to the last ``Assistant:`` turn (as in Anthropic's HH), or all of the shared text.
+    Shorter and longer forms of a dialogue are on the same side of a split. A pair without a prompt
+    has the one that both sides begin with (:func:`fdpo.preferences.boundaries.split_off_prompt`).
     """
-    if isinstance(item, Group):
-        return item.prompt
     if item.prompt is not None:
-        return item.prompt
-    both = zip(item.chosen, item.rejected, strict=False)
-    length = sum(1 for _ in takewhile(lambda sides: sides[0] == sides[1], both))
-    shared = item.chosen[:length]
-    if isinstance(shared, str):
-        return shared.rpartition("\n\nAssistant:")[0] or shared
-    return shared
+        return first_question(item.prompt)
+    assert isinstance(item, Pair)
+    if isinstance(item.chosen, str) and not is_transcript(item.chosen):
+        split = split_off_prompt(item.chosen, item.rejected)
+        return item.chosen if isinstance(split, str) else split.prompt
+    return first_question(item.chosen)
 
 
 def split_by_prompt(
@@ -276,8 +294,9 @@ def split_by_prompt(
 ) -> tuple[list[Item], list[Item]]:
     """Splits groups or pairs into (train, test) so that no prompt is on both sides.
 
-    Prompts with the lowest SHA-256 of seed and prompt are held out: the split depends neither on
-    the order of the items nor on a random generator.
+    Dialogues are split by their first question (:func:`get_prompt`). Prompts with the lowest
+    SHA-256 of seed and prompt are held out: the split depends neither on the order of the items
+    nor on a random generator.
 
     Arguments:
         items: The groups or pairs.

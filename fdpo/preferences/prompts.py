@@ -78,7 +78,7 @@ def _lines(file: Path) -> list[str]:
     if not file.is_file():
         raise ValueError(f"{file}: no such file")
     try:
-        with file.open(encoding="utf-8", newline="\n") as lines:
+        with file.open(encoding="utf-8-sig", newline="\n") as lines:
             return [line.rstrip("\r\n") for line in lines]
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not a text file in UTF-8 ({error})") from error

@@ -5,16 +5,30 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from fdpo.preferences.boundaries import PROMPT_ROLES, Obstacle, Text, is_transcript
+from fdpo.preferences.columns import canonical_names, rename_columns, unread_texts
+from fdpo.preferences.implicit_prompts import explicit_pairs
 from fdpo.preferences.pairs import SIDES, Group, Pair, PairingConfig, make_pairs, usable_pairs
-from fdpo.runs.rows import read_rows, write_rows
+from fdpo.runs.notes import note
+from fdpo.runs.rows import Cell, read_rows, write_rows
+
+PARSED = {
+    *(f"{side}_{name}" for side in SIDES for name in ("score", "truncated", "token_ids")),
+    "completions", "scores", "truncated", "token_ids", "answers", "rm_scores",
+    "chat_template_kwargs", "tools",
+}  # fmt: skip
+"""Columns that hold no text, also where a CSV file writes their values as text."""
+
+AnyText = TypeVar("AnyText", str, list[dict[str, Any]], Text)
 
 
 def row_kind(row: Mapping[str, Any], source: str) -> Literal["groups", "pairs"]:
     """Returns the kind of a row, a scored group or a pair, by its columns."""
-    if "chosen" in row or "rejected" in row:
+    if {"chosen", "rejected"} & canonical_names(row):
         return "pairs"
     if "completions" in row or "answers" in row:
         return "groups"
@@ -36,6 +50,7 @@ def groups_from_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows") ->
     Raises:
         ValueError: If a row is wrong, naming it, or no completion is left.
     """
+    rows = rename_columns(list(rows), source)
     groups = [_group(row, f"{source}, row {n}") for n, row in enumerate(rows, 1)]
     if not groups:
         raise ValueError(f"{source}: no rows")
@@ -46,6 +61,7 @@ def groups_from_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows") ->
 
 def pairs_from_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows") -> list[Pair]:
     """Returns the pairs of rows, plain or conversational, with or without prompt and scores."""
+    rows = rename_columns(list(rows), source)
     pairs = [_pair(row, f"{source}, row {n}") for n, row in enumerate(rows, 1)]
     if not pairs:
         raise ValueError(f"{source}: no rows")
@@ -55,11 +71,14 @@ def pairs_from_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows") -> 
 def preferences_from_rows(
     rows: Sequence[Mapping[str, Any]], source: str = "rows", pairing: PairingConfig | None = None
 ) -> tuple[list[Pair], Counter[str]]:
-    """Returns the usable pairs of rows of either kind, with their counts (see `make_pairs`).
+    """Returns the usable pairs of rows of either kind, with their counts.
+
+    The counts are those of :func:`make_pairs` with ``different_prompts`` (both sides begin with
+    prompts, which differ) and ``without_response`` (a dialogue that nobody answers).
 
     Raises:
-        ValueError: If a row is wrong, no pair is left, or the rows are pairs already and
-            ``pairing`` changes the rule.
+        ValueError: If a row is wrong, a column that may hold the prompt has an unknown name, no
+            pair is left, or the rows are pairs already and ``pairing`` changes the rule.
     """
     pairing = pairing or PairingConfig()
     if len(rows) and row_kind(rows[0], source) == "groups":
@@ -69,13 +88,72 @@ def preferences_from_rows(
         raise ValueError(
             f"{source} holds pairs already: {', '.join(sorted(idle))} would only rank scored groups"
         )
-    return usable_pairs(pairs_from_rows(rows, source), pairing.min_gap, source)
+    rows = rename_columns(rows, source)
+    pairs = pairs_from_rows(rows, source)
+    require_one_kind(pairs, source)
+    require_prompts(rows, pairs, source)
+    return usable_pairs(explicit_pairs(pairs, source), pairing.min_gap, source)
+
+
+def explicit_rows(rows: Sequence[Any], source: str) -> list[dict[str, Any] | Obstacle]:
+    """Returns rows of pairs with their texts as they are read, or the reason why one has no prompt.
+
+    Columns get the names that are read; ``prompt`` is apart from ``chosen`` and ``rejected``.
+
+    Raises:
+        ValueError: As :func:`preferences_from_rows`.
+    """
+    rows = rename_columns(rows, source)
+    texts = [sides_from_row(row, f"{source}, row {n}") for n, row in enumerate(rows, 1)]
+    pairs = [Pair(*sides) for sides in texts]
+    require_one_kind(pairs, source)
+    require_prompts(rows, pairs, source)
+    results = explicit_pairs(pairs, source)
+    return [
+        result if isinstance(result, str) else {**row, **result.row()}
+        for row, result in zip(rows, results, strict=True)
+    ]
+
+
+def require_one_kind(pairs: Sequence[Pair], source: str) -> None:
+    """Raises `ValueError`, naming the first row that differs, unless all are texts or dialogues."""
+    kinds = ["a text" if isinstance(pair.chosen, str) else "a list of messages" for pair in pairs]
+    for row, kind in enumerate(kinds, 1):
+        if kind != kinds[0]:
+            raise ValueError(f"{source}, row {row}: {kind}, but row 1 is {kinds[0]}")
+
+
+def require_prompts(rows: Sequence[Mapping[str, Any]], pairs: Sequence[Pair], source: str) -> None:
+    """Notes a column of system messages, and the columns of text that nothing reads.
+
+    Raises:
+        ValueError: If the prompt may be in one of them, because the pairs have none.
+    """
+    unread = unread_texts(rows)
+    wordy = [name for name, can_be_prompt in unread.items() if can_be_prompt]
+    if wordy and all(pair.prompt is None for pair in pairs) and any(map(_answers_only, pairs)):
+        raise ValueError(
+            f"{source}: no column prompt, but {', '.join(wordy)}: rename the one that holds the "
+            "prompt to prompt, or leave them out if both sides begin with it"
+        )
+    if any(row.get("system") for row in rows):
+        note(f"{source}: each prompt begins with the text of the column system")
+    if unread:
+        note(f"{source}: columns that are not used: {', '.join(unread)}")
+
+
+def _answers_only(pair: Pair) -> bool:
+    """Returns whether the sides of a pair may be responses without their prompt."""
+    if isinstance(pair.chosen, str):
+        return not is_transcript(pair.chosen)
+    return pair.chosen[0]["role"] not in PROMPT_ROLES
 
 
 def _group(row: Mapping[str, Any], where: str) -> Group:
     slic = "answers" in row and "completions" not in row
     texts, values = ("answers", "rm_scores") if slic else ("completions", "scores")
     require_columns(row, ("prompt", texts, values), where)
+    row = _with_values(row)
     if not isinstance(row["prompt"], str):
         raise ValueError(f"{where}: prompt must be a text, not {type_name(row['prompt'])}")
     completions = get_list(row, texts, str, where)
@@ -93,9 +171,10 @@ def _group(row: Mapping[str, Any], where: str) -> Group:
     for i, score in enumerate(scores):
         if not math.isfinite(score):
             raise ValueError(f"{where}: {values}[{i}] is {score}, not a finite number")
-    if slic:
-        return _without_prompt(Group(row["prompt"], completions, scores, truncated))
-    return Group(row["prompt"], completions, scores, truncated, token_ids=_group_tokens(row, where))
+    tokens = None if slic else _group_tokens(row, where)
+    group = Group(str(row["prompt"]), completions, scores, truncated, token_ids=tokens)
+    group = _without_prompt(group) if slic else group
+    return replace(group, prompt=_with_system(group.prompt, _system(row, where)))
 
 
 def _group_tokens(row: Mapping[str, Any], where: str) -> list[list[int]] | None:
@@ -122,37 +201,102 @@ def _without_prompt(group: Group) -> Group:
 
 
 def _pair(row: Mapping[str, Any], where: str) -> Pair:
-    require_columns(row, ("chosen", "rejected"), where)
+    texts = sides_from_row(row, where)
+    row = _with_values(row)
     if row.get("tools"):
         raise ValueError(f"{where}: tools are not supported; write them into the prompt")
-    prompt, *both = sides = [row.get("prompt"), row["chosen"], row["rejected"]]
-    if all(_text_kind(side) == "messages" and side[0].get("content") == prompt for side in both):
-        prompt = sides[0] = None  # a copy of the first message, as in ultrafeedback_binarized
-    kinds = {_text_kind(side) for side in sides if side is not None}
-    if None in both or "" in kinds:
+    scores = [get_optional(row, f"{side}_score", (int, float), where) for side in SIDES]
+    marks = [get_optional(row, f"{side}_truncated", bool, where) for side in SIDES]
+    tokens = [_tokens(row, f"{side}_token_ids", where) for side in SIDES]
+    kwargs = get_optional(row, "chat_template_kwargs", Mapping, where) or {}
+    # Arrow fills in None where another row has an argument.
+    known = {name: value for name, value in kwargs.items() if value is not None}
+    pair = Pair(*texts, *scores, *marks, *tokens)
+    return replace(pair, chat_template_kwargs=known or None)
+
+
+def sides_from_row(row: Mapping[str, Any], where: str) -> tuple[Text | None, Text, Text]:
+    """Returns prompt, chosen and rejected side of a row, after checking their messages.
+
+    ``system`` begins the prompt, or both sides where they hold it.
+    """
+    require_columns(row, SIDES, where)
+    prompt, chosen, rejected = (_text(row, name, where) for name in ("prompt", *SIDES))
+    if chosen is None or rejected is None:
         raise ValueError(f"{where}: prompt, chosen and rejected must be texts or lists of messages")
-    if len(kinds) > 1:
+    sides = chosen, rejected
+    if isinstance(prompt, str) and (messages := [s for s in sides if isinstance(s, list)]):
+        if all(any(m["content"] == prompt for m in side) for side in messages):
+            prompt = None  # a copy of a message, as in ultrafeedback_binarized
+        elif all(side[0]["role"] not in PROMPT_ROLES for side in messages):
+            prompt = [{"role": "user", "content": prompt}]
+    if len({isinstance(text, str) for text in (prompt, *sides) if text is not None}) > 1:
         raise ValueError(
             f"{where}: texts beside lists of messages; leave out the column prompt if the messages "
             "hold the prompt"
         )
-    scores = [get_optional(row, f"{side}_score", (int, float), where) for side in SIDES]
-    marks = [get_optional(row, f"{side}_truncated", bool, where) for side in SIDES]
-    tokens = [_tokens(row, f"{side}_token_ids", where) for side in SIDES]
-    return Pair(prompt, row["chosen"], row["rejected"], *scores, *marks, *tokens)
+    system = _system(row, where)
+    if prompt is None:
+        return None, _with_system(chosen, system), _with_system(rejected, system)
+    return _with_system(prompt, system), chosen, rejected
+
+
+def _system(row: Mapping[str, Any], where: str) -> str:
+    return str(get_optional(row, "system", str, where) or "")
+
+
+def _with_system(text: AnyText, system: str) -> AnyText:
+    """Returns a prompt after a system message, unless it has one."""
+    if not system:
+        return text
+    if isinstance(text, str):
+        blank_line = "" if text.startswith("\n\n") else "\n\n"
+        return text if text.startswith(system) else system + blank_line + text
+    known = text[0]["role"] in ("system", "developer")
+    return text if known else [{"role": "system", "content": system}, *text]
+
+
+def _with_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a row with the values that cells of a CSV file write as text."""
+    return {
+        name: value.parsed() if name in PARSED and isinstance(value, Cell) else value
+        for name, value in row.items()
+    }
+
+
+def _text(row: Mapping[str, Any], name: str, where: str) -> Text | None:
+    value = row.get(name)
+    if isinstance(value, Cell):
+        messages = value.parsed() if value.startswith("[{") else None
+        value = messages if isinstance(messages, list) else str(value)
+        if name == "prompt" and not value:  # CSV has no other way to leave it out
+            return None
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value or not all(isinstance(m, Mapping) for m in value):
+        raise ValueError(
+            f"{where}: prompt, chosen and rejected must be texts or lists of messages, but {name} "
+            f"is {type_name(value)}"
+        )
+    for i, message in enumerate(value):
+        _require_message(message, f"{where}: {name}[{i}]")
+    return value
+
+
+def _require_message(message: Mapping[str, Any], where: str) -> None:
+    """Raises `ValueError` unless a message has a role and a content, or calls tools."""
+    found = ", ".join(name for name, value in message.items() if value is not None) or "nothing"
+    if not isinstance(message.get("role"), str):
+        raise ValueError(f"{where} has no role; found {found}")
+    content = message.get("content")
+    if content is None and not message.get("tool_calls"):
+        raise ValueError(f"{where} (role {message['role']}) has no content; found {found}")
+    if content is not None and not isinstance(content, (str, list)):
+        raise ValueError(f"{where}: content must be a text, not {type_name(content)}")
 
 
 def _tokens(row: Mapping[str, Any], name: str, where: str) -> list[int] | None:
     return None if row.get(name) is None else get_list(row, name, int, where)
-
-
-def _text_kind(value: Any) -> str:
-    if isinstance(value, str):
-        return "text"
-    messages = isinstance(value, list) and all(
-        isinstance(message, Mapping) and "role" in message for message in value
-    )
-    return "messages" if messages and value else ""
 
 
 def require_columns(row: Any, names: Sequence[str], where: str) -> None:
@@ -189,7 +333,7 @@ def get_list(row: Mapping[str, Any], name: str, kind: Any, where: str) -> list[A
 
 def type_name(value: Any) -> str:
     """Returns the name of a value's type, for errors."""
-    return "null" if value is None else type(value).__name__
+    return "null" if value is None else "str" if isinstance(value, str) else type(value).__name__
 
 
 _KINDS: dict[Any, str] = {
@@ -198,6 +342,7 @@ _KINDS: dict[Any, str] = {
     int: "an integer",
     (int, float): "a number",
     list: "a list",
+    Mapping: "a dictionary",
 }
 
 

@@ -5,10 +5,11 @@ Errors are `ValueError`s of one line that name the file and, where there is one,
 
 from __future__ import annotations
 
+import ast
 import csv
 import gzip
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,27 @@ from fdpo.runs.files import replacing
 Row = Mapping[str, Any]
 
 FORMATS = (".jsonl", ".jsonl.gz", ".parquet", ".csv")
+
+LONGEST_CELL = 2**31 - 1
+"""The longest cell of a CSV file, in characters: the most that every platform allows."""
+
+
+class Cell(str):
+    """The text of a cell of a CSV file, which stands for another value where a column holds none.
+
+    Example:
+        >>> Cell("0.5").parsed(), Cell("True").parsed(), Cell("[1, 2]").parsed(), Cell("").parsed()
+        (0.5, True, [1, 2], None)
+    """
+
+    def parsed(self) -> Any:
+        """Returns the value that the text writes in JSON or Python; the text if it writes none."""
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                return parse(self) if self else None
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                continue
+        return str(self)
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
@@ -32,7 +54,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path}: unknown ending; a file of rows ends in {', '.join(FORMATS)}")
     try:
         rows = _parquet_rows(path) if path.suffix == ".parquet" else _text_rows(path)
-    except (EOFError, UnicodeDecodeError, gzip.BadGzipFile) as error:
+    except (EOFError, UnicodeDecodeError, gzip.BadGzipFile, csv.Error) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error
     if not rows:
         raise ValueError(f"{path}: empty file")
@@ -53,10 +75,29 @@ def _text_rows(path: Path) -> list[dict[str, Any]]:
     # newline="\n": only that ends a row, neither "\r" nor U+0085, which str.splitlines would cut at
     opener: Any = gzip.open if path.suffix == ".gz" else open
     newline = "" if path.suffix == ".csv" else "\n"
-    with opener(path, "rt", encoding="utf-8", newline=newline) as file:
+    # utf-8-sig: a byte order mark, as spreadsheets write it, is no part of the first name
+    with opener(path, "rt", encoding="utf-8-sig", newline=newline) as file:
         if path.suffix == ".csv":
-            return list(csv.DictReader(file))
+            return _csv_rows(file, path)
         return [_json(line, f"{path}, row {n}") for n, line in enumerate(file, 1)]
+
+
+def _csv_rows(file: Iterable[str], path: Path) -> list[dict[str, Any]]:
+    limit = csv.field_size_limit(LONGEST_CELL)
+    try:
+        rows = list(csv.DictReader(file))
+    finally:
+        csv.field_size_limit(limit)
+    for n, row in enumerate(rows, 1):
+        if None in row:  # where DictReader puts the cells beyond the last name
+            size = len(row) - 1
+            raise ValueError(
+                f"{path}, row {n}: {size + len(row[None])} cells for {size} columns; "
+                "quote texts that hold a comma"
+            )
+    return [
+        {name: None if text is None else Cell(text) for name, text in row.items()} for row in rows
+    ]
 
 
 def _json(line: str, where: str) -> Any:
@@ -70,7 +111,8 @@ def _json(line: str, where: str) -> Any:
 def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
     """Writes rows as JSONL (plain or gzip), Parquet or CSV, beside the file and then renamed.
 
-    Parquet and CSV have the columns of the first row.
+    Parquet and CSV have the columns of all rows. CSV holds lists, dictionaries and marks as JSON,
+    and nothing where a value is None or missing.
     """
     path = Path(path)
     write = {".parquet": _write_parquet, ".csv": _write_csv}.get(path.suffix, _write_jsonl)
@@ -78,19 +120,34 @@ def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
         write(beside, rows)
 
 
+def as_columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Returns the columns of all rows, with None where a row has no value.
+
+    Example:
+        >>> as_columns([{"chosen": "a"}, {"prompt": "p", "chosen": "b"}])
+        {'chosen': ['a', 'b'], 'prompt': [None, 'p']}
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
 def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+    pyarrow.parquet.write_table(pyarrow.table(as_columns(list(rows))), path)
 
 
 def _write_csv(path: Path, rows: Iterable[Row]) -> None:
-    rows = list(rows)
+    columns = as_columns(list(rows))
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*(map(_cell, values) for values in columns.values()), strict=True))
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, (list, dict, bool)) else value
 
 
 def _write_jsonl(path: Path, rows: Iterable[Row]) -> None:

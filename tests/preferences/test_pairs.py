@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fdpo.preferences.implicit_prompts import explicit_pairs
 from fdpo.preferences.pairs import (
     RULES,
     Group,
@@ -148,9 +149,44 @@ def test_real_groups(data_dir: Path) -> None:
     assert not {p.prompt for p in train} & {p.prompt for p in test}
 
 
+def test_scores_that_a_gap_compares() -> None:
+    pairs = [Pair("p", "a", "b", 3.0, 1.0), Pair("p", "a", "c", 1.5, 1.0), Pair("p", "a", "d")]
+    usable, counts = usable_pairs(pairs, 2.0)
+    assert usable == pairs[:1]
+    assert counts == Counter(candidates=3, made=1, small_gap=1, unscored=1)
+    assert usable_pairs(pairs)[0] == pairs
+    with pytest.raises(ValueError, match="f: min_gap 2 compares scores, and no pair has them"):
+        usable_pairs(pairs[2:], 2.0, "f")
+
+
+def test_dialogues_are_split_by_their_first_question() -> None:
+    turns = [f"\n\nHuman: q{i}\n\nAssistant: a{i}" for i in range(3)]
+    longer = ["\n\nHuman: q0\n\nAssistant:", turns[0] + "\n\nHuman: more\n\nAssistant:"]
+    assert {get_prompt(Pair(prompt, "a", "b")) for prompt in longer} == {"\n\nHuman: q0"}
+    assert get_prompt(Pair(None, turns[0], turns[0] + "!")) == "\n\nHuman: q0"
+    system, user, reply = (
+        {"role": role, "content": role} for role in ("system", "user", "assistant")
+    )
+    more = {"role": "user", "content": "more"}
+    for prompt in ([user], [system, user], [user, reply, more], [system, user, reply, more]):
+        assert get_prompt(Pair(prompt, [reply], [reply])) == [user]
+    assert get_prompt(Pair([system], [reply], [reply])) == [system]
+
+
 def test_real_dialogues(data_dir: Path) -> None:
+    """Every row of HH has its reason, and splits are by its 2,207 first questions."""
     pairs = read_pairs(data_dir / "hh/helpful-base_test.jsonl.gz")
-    usable, counts = usable_pairs(pairs)
-    assert counts == Counter(candidates=2354, made=2352, equal_texts=2)
-    turn = [str(pair.chosen).startswith(f"{get_prompt(pair)}\n\nAssistant:") for pair in usable]
-    assert turn.count(False) <= 9  # pairs that do not share their prompt
+    assert len({get_prompt(pair) for pair in pairs}) == 2207
+    with pytest.warns(UserWarning, match="HH: 2,341 transcripts; a prompt ends where the last"):
+        usable, counts = usable_pairs(explicit_pairs(pairs, "HH"))
+    assert counts == Counter(
+        candidates=2354, made=2339, equal_texts=2, different_prompts=9, without_response=4
+    )
+    originals = {(pair.chosen, pair.rejected) for pair in pairs}
+    for pair in usable:
+        prompt, sides = str(pair.prompt), (str(pair.chosen), str(pair.rejected))
+        assert prompt.endswith("\n\nAssistant:")
+        assert all(side.startswith(" ") and "\n\nAssistant:" not in side for side in sides)
+        assert (prompt + sides[0], prompt + sides[1]) in originals
+    train, test = split_by_prompt(usable, 0.1)
+    assert not {get_prompt(pair) for pair in train} & {get_prompt(pair) for pair in test}

@@ -88,3 +88,8 @@ def test_wrong_sources(source: str, options: dict[str, Any], message: str) -> No
 )
 def test_first_words(text: str, words: int | None, beginning: str) -> None:
     assert first_words(text, words) == beginning
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_prompt(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("first one\nsecond\n", encoding="utf-8-sig")
+    assert read_prompts(str(tmp_path / "prompts.txt")) == ["first one", "second"]

@@ -28,6 +28,9 @@ class DataArguments(preferences.PairingConfig):
         default=None,
         metadata={"help": "pairs or scored groups: hub id, file or folder; default: made here"},
     )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "configuration of a data set that has several"}
+    )
     dataset_train_split: str = field(default="train", metadata={"help": "split to train on"})
     dataset_test_split: str = field(default="test", metadata={"help": "split to hold out"})
     test_share: float = field(

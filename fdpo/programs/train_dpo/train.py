@@ -52,6 +52,7 @@ def load_pairs(args: DataArguments, model: str) -> tuple[DatasetDict, Counter[st
     return load_preferences(
         args.dataset_name or default_groups(model),
         args,
+        config=args.dataset_config,
         train_split=args.dataset_train_split,
         test_split=args.dataset_test_split,
         test_share=args.test_share,
