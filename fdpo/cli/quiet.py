@@ -20,7 +20,10 @@ LEFT_OUT = "are left out: their prompts fill"
 LOGGED = {
     "fdpo.llm.data": (LEFT_OUT,),
     "trl.trainer.dpo_trainer": (SHORTENED_PROMPT,),
-    "transformers.trainer_utils": ("The tokenizer has new PAD/BOS/EOS tokens",),
+    "transformers.trainer_utils": (
+        "The tokenizer has new PAD/BOS/EOS tokens",
+        "mtime may not be reliable",  # it orders checkpoints by their numbers instead
+    ),
     "transformers.modeling_utils": ("`loss_type=None` was set in the config",),
     "transformers.modeling_layers": ("Caching is incompatible with gradient checkpointing",),
     "transformers.tokenization_utils_base": ("Token indices sequence length is longer than",),
