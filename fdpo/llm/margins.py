@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
 from fdpo.llm.config import FDPOConfig
+from fdpo.llm.pair_datasets import pairs_dataset
 from fdpo.llm.trainer import FDPOTrainer
 from fdpo.losses.config import LossConfig
 from fdpo.preferences.pairs import Pair
@@ -63,7 +63,7 @@ def held_out_margins(
             policy,
             config,
             ref_model=reference,
-            train_dataset=Dataset.from_list([pair.row() for pair in pairs]),
+            train_dataset=pairs_dataset(pairs),
             processing_class=tokenizer,
         )
         trainer.remove_callback(PrinterCallback)

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from datasets import Dataset, IterableDataset, Value, concatenate_datasets
+from datasets import (
+    Dataset,
+    IterableDataset,
+    Json,
+    LargeList,
+    List,
+    Value,
+    concatenate_datasets,
+)
 
 from fdpo.preferences.columns import canonical_names, find_aliases, renamed
 from fdpo.preferences.implicit_prompts import explicit_pair
@@ -29,7 +38,8 @@ def as_pairs(data: Any, source: str, pairing: PairingConfig | None = None) -> An
 
     Scored groups become pairs. Pairs get the names of columns that are read, and prompts apart from
     their sides; those that have both stay as they are. Pairs without a prompt that both sides share
-    are left out, with a note. A stream is converted as it is read.
+    are left out, with a note, and with ``pairing.min_gap`` those whose scores are closer. A stream
+    is converted as it is read.
 
     Raises:
         ValueError: If rows are malformed or make no pair, naming ``source``.
@@ -74,9 +84,12 @@ def _with_prompts(data: Dataset, source: str) -> Dataset:
 
 def _holds_text(name: str, feature: Any) -> bool:
     """Returns whether a column can be of texts or messages."""
-    if name in IMAGES or name in PARSED:
+    if name in PARSED:
         return False
-    return not isinstance(feature, Value) or feature.dtype in ("string", "large_string", "null")
+    if isinstance(feature, (List, LargeList)):
+        return isinstance(feature.feature, (dict, Json))
+    texts = ("string", "large_string", "null")
+    return isinstance(feature, Json) or isinstance(feature, Value) and feature.dtype in texts
 
 
 def _streamed(data: IterableDataset, source: str, pairing: PairingConfig) -> IterableDataset:
@@ -87,6 +100,8 @@ def _streamed(data: IterableDataset, source: str, pairing: PairingConfig) -> Ite
     if IMAGES & columns or not (groups or set(SIDES) <= columns):
         return data
     if not groups:
+        if pairing.min_gap:
+            raise ValueError(f"{source}: min_gap does not select pairs of a stream: filter it")
         explicit_rows([first], source)  # notes how it is read, for all of them
 
     def convert(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -133,7 +148,7 @@ def pairs_from_dataset(
     return preferences_from_rows(dataset.to_list(), source, pairing)
 
 
-def pairs_dataset(pairs: list[Pair]) -> Dataset:
+def pairs_dataset(pairs: Sequence[Pair]) -> Dataset:
     """Returns pairs as a dataset with the columns of all of them."""
     columns = as_columns([pair.row() for pair in pairs])
     if "chat_template_kwargs" in columns:  # which TRL unpacks

@@ -14,6 +14,7 @@ shared by both sides and ends where a line, else a sentence, else a word ends.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from os.path import commonprefix
 from typing import Any, Literal, NamedTuple
 
@@ -23,10 +24,12 @@ Text = str | list[dict[str, Any]]
 Obstacle = Literal["different_prompts", "without_response"]
 """The reason why a pair has no prompt: its sides answer other prompts, or one answers nothing."""
 
+SYSTEM_ROLES = {"system", "developer"}
 QUESTION_ROLES = {"user", "human"}
-PROMPT_ROLES = QUESTION_ROLES | {"system", "developer", "tool", "function"}
+START_ROLES = QUESTION_ROLES | SYSTEM_ROLES  # of a whole conversation
+PROMPT_ROLES = START_ROLES | {"tool", "function"}
 
-TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+TURN = re.compile(r"(?:\A\s*|\n\r?\n)(Human|Assistant):")
 LINE_END = re.compile(r"\n")
 SENTENCE_END = re.compile(r"""[.!?…]["'”’)\]]*(?=\s)|[。！？]["'”’」』）]*""")
 WORD_END = re.compile(r"(?<=\S)(?=\s)")
@@ -74,11 +77,16 @@ def first_question(prompt: Text) -> Text:
         '\\n\\nHuman: a'
     """
     if not isinstance(prompt, str):
-        return [turn for turn in prompt if turn["role"] in QUESTION_ROLES][:1] or prompt
+        return [message for message in prompt if has_role(message, QUESTION_ROLES)][:1] or prompt
     if not is_transcript(prompt):
         return prompt
     turns = TURN.finditer(prompt)
     return prompt[: next((turn.start() for turn in turns if turn[1] == "Assistant"), len(prompt))]
+
+
+def has_role(message: Mapping[str, Any], roles: Collection[str]) -> bool:
+    """Returns whether the role of a message is one of some, in capitals or not."""
+    return str(message["role"]).lower() in roles
 
 
 def _split_transcripts(chosen: str, rejected: str) -> Split | Obstacle:
@@ -99,15 +107,15 @@ def _split_conversations(
 ) -> Split | Obstacle:
     ends = []
     for side in (chosen, rejected):
-        answers = [i for i, message in enumerate(side) if message["role"] not in PROMPT_ROLES]
-        if not answers or side[-1]["role"] in QUESTION_ROLES or _is_blank(side[-1]):
+        answers = [i for i, message in enumerate(side) if not has_role(message, PROMPT_ROLES)]
+        if not answers or has_role(side[-1], QUESTION_ROLES) or _is_blank(side[-1]):
             return "without_response"
         ends.append(answers[-1])
     shared = 0  # calls of tools and their results may follow it, but no question
     while shared < min(ends) and chosen[shared] == rejected[shared]:
         shared += 1
     later = chosen[shared:] + rejected[shared:]
-    if not shared or any(message["role"] in QUESTION_ROLES for message in later):
+    if not shared or any(has_role(message, QUESTION_ROLES) for message in later):
         return "different_prompts"
     return Split(chosen[:shared], chosen[shared:], rejected[shared:])
 

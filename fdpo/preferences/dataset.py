@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fdpo.cards import dataset_card, markdown_table
-from fdpo.preferences.pairs import Group, PairingConfig, get_prompt, make_pairs, split_by_prompt
+from fdpo.preferences.pairs import Group, PairingConfig, make_pairs, split_by_prompt
 from fdpo.preferences.schema import write_pairs
 from fdpo.runs.files import write_text
 from fdpo.runs.rows import write_rows
@@ -51,14 +51,14 @@ def write_dataset(
     options = (pairing or PairingConfig()).pairing_options()
     pairs, counts = make_pairs(groups, **options, source=source)
     train, test = split_by_prompt(pairs, test_size, seed)
-    held_out = {str(get_prompt(pair)) for pair in test}
+    held_out = {pair.prompt for pair in test}
     write_pairs(folder / "train.jsonl", train)
     if test:
         write_pairs(folder / "test.jsonl", test)
     write_rows(
         folder / "groups.jsonl",
         (
-            group.row() | {"split": "test" if get_prompt(group) in held_out else "train"}
+            group.row() | {"split": "test" if group.prompt in held_out else "train"}
             for group in groups
             if len(group.completions) > 1
         ),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fdpo.preferences.boundaries import PROMPT_ROLES, Obstacle, Text, split_off_prompt
+from fdpo.preferences.boundaries import START_ROLES, Obstacle, Text, has_role, split_off_prompt
 from fdpo.preferences.pairs import Pair
 from fdpo.runs.notes import note
 
@@ -22,7 +22,7 @@ class PromptNotes:
         transcripts: Prompts of transcripts.
         guessed: Prompts that end at a boundary of the shared text.
         short: Those of them that are short or empty.
-        repeated: Prompts that were given and stood in both sides again.
+        repeated: Prompts that were given and stood in the sides too, or went on there.
         example: The row, from 1, and the text of the first guessed prompt.
     """
 
@@ -49,7 +49,7 @@ class PromptNotes:
             )
         if self.repeated:
             lines.append(
-                f"{source}: both sides of {self.repeated:,} pairs repeat the prompt; it stands once"
+                f"{source}: the sides of {self.repeated:,} pairs hold their prompt; it stands once"
             )
         return lines
 
@@ -94,13 +94,16 @@ def explicit_pair(pair: Pair, row: int = 1, notes: PromptNotes | None = None) ->
 def _without_repeated_messages(
     pair: Pair, prompt: list[dict[str, Any]], notes: PromptNotes
 ) -> Pair | Obstacle:
-    """Returns a pair whose sides hold responses, where a side begins with messages of a prompt."""
+    """Returns a pair whose sides hold no question, where a side begins with one or goes on to one.
+
+    Sides that are responses at first and differ in later questions stay as they were given.
+    """
     sides = [side for side in (pair.chosen, pair.rejected) if isinstance(side, list)]
-    if not any(_holds_prompt(side) for side in sides):
+    if not any(has_role(message, START_ROLES) for side in sides for message in side):
         return pair
     split = split_off_prompt(*(_whole(prompt, side) for side in sides))
     if isinstance(split, str):
-        return split
+        return split if any(map(_holds_prompt, sides)) else pair
     notes.repeated += 1
     return replace(pair, prompt=split.prompt, chosen=split.chosen, rejected=split.rejected)
 
@@ -114,7 +117,7 @@ def _whole(prompt: list[dict[str, Any]], side: list[dict[str, Any]]) -> list[dic
 
 
 def _holds_prompt(side: list[dict[str, Any]]) -> bool:
-    return side[0]["role"] in PROMPT_ROLES
+    return has_role(side[0], START_ROLES)
 
 
 def _without_repeated_text(pair: Pair, prompt: str, notes: PromptNotes) -> Pair:

@@ -252,7 +252,7 @@ def _verdict(pair: Pair | Obstacle, min_gap: float, seen: set[str]) -> str:
             return "equal_scores"
         if abs(pair.chosen_score - pair.rejected_score) < min_gap:
             return "small_gap"
-    key = _digest(pair.prompt, pair.chosen, pair.rejected).hex()
+    key = _digest(pair.prompt, pair.chosen, pair.rejected, pair.chat_template_kwargs).hex()
     if key in seen:
         return "repeated"
     seen.add(key)
@@ -294,9 +294,9 @@ def split_by_prompt(
 ) -> tuple[list[Item], list[Item]]:
     """Splits groups or pairs into (train, test) so that no prompt is on both sides.
 
-    Dialogues are split by their first question (:func:`get_prompt`). Prompts with the lowest
-    SHA-256 of seed and prompt are held out: the split depends neither on the order of the items
-    nor on a random generator.
+    Dialogues are split by their first question (:func:`get_prompt`), by their whole prompt if all
+    begin with the same. Prompts with the lowest SHA-256 of seed and prompt are held out: the split
+    depends neither on the order of the items nor on a random generator.
 
     Arguments:
         items: The groups or pairs.
@@ -305,6 +305,8 @@ def split_by_prompt(
     """
     require_share(test_size)
     keys = [_digest(seed, get_prompt(item)) for item in items]
+    if len(set(keys)) == 1:  # a question that begins every dialogue tells none apart
+        keys = [_digest(seed, item.prompt) for item in items]
     ranked = sorted(set(keys))
     if test_size and len(ranked) < 2:
         raise ValueError(

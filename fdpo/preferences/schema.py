@@ -9,7 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from fdpo.preferences.boundaries import PROMPT_ROLES, Obstacle, Text, is_transcript
+from fdpo.preferences.boundaries import (
+    PROMPT_ROLES,
+    SYSTEM_ROLES,
+    Obstacle,
+    Text,
+    has_role,
+    is_transcript,
+)
 from fdpo.preferences.columns import canonical_names, rename_columns, unread_texts
 from fdpo.preferences.implicit_prompts import explicit_pairs
 from fdpo.preferences.pairs import SIDES, Group, Pair, PairingConfig, make_pairs, usable_pairs
@@ -81,8 +88,11 @@ def preferences_from_rows(
             pair is left, or the rows are pairs already and ``pairing`` changes the rule.
     """
     pairing = pairing or PairingConfig()
-    if len(rows) and row_kind(rows[0], source) == "groups":
+    columns = {name: None for row in rows if isinstance(row, Mapping) for name in row}
+    if columns and row_kind(columns, source) == "groups":
+        rows = rename_columns(rows, source)
         groups = groups_from_rows(rows, source)
+        note_columns(rows, unread_texts(rows), source)
         return make_pairs(groups, **pairing.pairing_options(), source=source)
     if idle := set(pairing.changed()) - {"min_gap"}:
         raise ValueError(
@@ -124,11 +134,7 @@ def require_one_kind(pairs: Sequence[Pair], source: str) -> None:
 
 
 def require_prompts(rows: Sequence[Mapping[str, Any]], pairs: Sequence[Pair], source: str) -> None:
-    """Notes a column of system messages, and the columns of text that nothing reads.
-
-    Raises:
-        ValueError: If the prompt may be in one of them, because the pairs have none.
-    """
+    """Raises `ValueError` if the prompt may be in a column that nothing reads; notes those else."""
     unread = unread_texts(rows)
     wordy = [name for name, can_be_prompt in unread.items() if can_be_prompt]
     if wordy and all(pair.prompt is None for pair in pairs) and any(map(_answers_only, pairs)):
@@ -136,6 +142,11 @@ def require_prompts(rows: Sequence[Mapping[str, Any]], pairs: Sequence[Pair], so
             f"{source}: no column prompt, but {', '.join(wordy)}: rename the one that holds the "
             "prompt to prompt, or leave them out if both sides begin with it"
         )
+    note_columns(rows, unread, source)
+
+
+def note_columns(rows: Sequence[Mapping[str, Any]], unread: Iterable[str], source: str) -> None:
+    """Notes a column of system messages, and the columns of text that nothing reads."""
     if any(row.get("system") for row in rows):
         note(f"{source}: each prompt begins with the text of the column system")
     if unread:
@@ -146,7 +157,7 @@ def _answers_only(pair: Pair) -> bool:
     """Returns whether the sides of a pair may be responses without their prompt."""
     if isinstance(pair.chosen, str):
         return not is_transcript(pair.chosen)
-    return pair.chosen[0]["role"] not in PROMPT_ROLES
+    return not has_role(pair.chosen[0], PROMPT_ROLES)
 
 
 def _group(row: Mapping[str, Any], where: str) -> Group:
@@ -228,7 +239,7 @@ def sides_from_row(row: Mapping[str, Any], where: str) -> tuple[Text | None, Tex
     if isinstance(prompt, str) and (messages := [s for s in sides if isinstance(s, list)]):
         if all(any(m["content"] == prompt for m in side) for side in messages):
             prompt = None  # a copy of a message, as in ultrafeedback_binarized
-        elif all(side[0]["role"] not in PROMPT_ROLES for side in messages):
+        elif not any(has_role(side[0], PROMPT_ROLES) for side in messages):
             prompt = [{"role": "user", "content": prompt}]
     if len({isinstance(text, str) for text in (prompt, *sides) if text is not None}) > 1:
         raise ValueError(
@@ -252,7 +263,7 @@ def _with_system(text: AnyText, system: str) -> AnyText:
     if isinstance(text, str):
         blank_line = "" if text.startswith("\n\n") else "\n\n"
         return text if text.startswith(system) else system + blank_line + text
-    known = text[0]["role"] in ("system", "developer")
+    known = has_role(text[0], SYSTEM_ROLES)
     return text if known else [{"role": "system", "content": system}, *text]
 
 
@@ -267,8 +278,9 @@ def _with_values(row: Mapping[str, Any]) -> dict[str, Any]:
 def _text(row: Mapping[str, Any], name: str, where: str) -> Text | None:
     value = row.get(name)
     if isinstance(value, Cell):
-        messages = value.parsed() if value.startswith("[{") else None
-        value = messages if isinstance(messages, list) else str(value)
+        parsed = value.parsed() if value.startswith("[") else None
+        messages = isinstance(parsed, list) and parsed and isinstance(parsed[0], Mapping)
+        value = parsed if messages else str(value)
         if name == "prompt" and not value:  # CSV has no other way to leave it out
             return None
     if value is None or isinstance(value, str):

@@ -18,12 +18,12 @@ def quiet_terminal() -> Iterator[None]:
     """Calls quiet_libraries, and restores everything afterwards."""
     loggers = {name: logging.getLogger(name) for name in quiet.LOGGED}
     filters = {name: list(logger.filters) for name, logger in loggers.items()}
-    start = tqdm.__init__
+    start, formatwarning = tqdm.__init__, warnings.formatwarning
     with warnings.catch_warnings():
         quiet.quiet_libraries.cache_clear()
         quiet.quiet_libraries()
         yield
-    tqdm.__init__ = start
+    tqdm.__init__, warnings.formatwarning = start, formatwarning
     quiet.quiet_libraries.cache_clear()
     for name, logger in loggers.items():
         logger.filters = filters[name]
@@ -50,6 +50,13 @@ def test_known_warnings_are_dropped_and_others_pass() -> None:
         warnings.warn("`gradient_checkpointing` is deprecated", FutureWarning, stacklevel=1)
         warnings.warn("a mistake", UserWarning, stacklevel=1)
     assert [str(warning.message) for warning in shown] == ["a mistake"]
+
+
+@pytest.mark.usefixtures("quiet_terminal")
+def test_a_warning_is_one_line() -> None:
+    warning = UserWarning("f.jsonl: a thing\nworth knowing")
+    line = warnings.formatwarning(warning, UserWarning, "fdpo/notes.py", 15)
+    assert line == "f.jsonl: a thing worth knowing\n"
 
 
 @pytest.mark.usefixtures("quiet_terminal")

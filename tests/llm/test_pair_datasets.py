@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from datasets import Dataset, DatasetDict
+from datasets import Image as ImageFeature
+from PIL import Image
 
 from fdpo.llm.config import FDPOConfig
 from fdpo.llm.data import as_pairs
@@ -66,6 +68,15 @@ def test_prompts_are_made_explicit(case: str, streamed: bool) -> None:
     assert list(pairs) == [{**expected, "margin": i} for i in range(3)]
 
 
+def test_other_columns_stay(tmp_path: Path) -> None:
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    columns = {"image": [str(tmp_path / "a.png")], "chosen": ["It was good"], "n": [[1, 2]]}
+    data = Dataset.from_dict({**columns, "rejected": ["It was bad"]})
+    data = data.cast_column("image", ImageFeature())
+    [pair] = as_pairs(data, "train_dataset")
+    assert pair["prompt"] == "It was" and pair["n"] == [1, 2] and pair["image"].size == (2, 2)
+
+
 def test_explicit_pairs_stay_as_they_are() -> None:
     text = Dataset.from_list([row(prompt="p", chosen="a", rejected="b", score_chosen=1.0)])
     dialogue = Dataset.from_list([row(prompt=[USER], chosen=[GOOD], rejected=[BAD], tools="[]")])
@@ -114,6 +125,9 @@ def test_a_gap_selects_pairs() -> None:
             for i in range(4)]  # fmt: skip
     pairs = as_pairs(Dataset.from_list(rows), "train_dataset", PairingConfig(min_gap=2))
     assert pairs["prompt"] == ["p2", "p3"]
+    stream = Dataset.from_list(rows).to_iterable_dataset()
+    with pytest.raises(ValueError, match="train_dataset: min_gap does not select pairs of a strea"):
+        as_pairs(stream, "train_dataset", PairingConfig(min_gap=2))
 
 
 def test_streamed_groups() -> None:

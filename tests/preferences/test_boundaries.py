@@ -117,8 +117,15 @@ def test_conversations(chosen: str, rejected: str, prompt: str) -> None:
 
 
 def test_other_roles_answer() -> None:
-    sides = ([{"role": "user", "content": "q"}, {"role": "model", "content": c}] for c in "ab")
-    assert split_off_prompt(*sides).prompt == [{"role": "user", "content": "q"}]  # type: ignore[union-attr]
+    sides = ([{"role": "User", "content": "q"}, {"role": "model", "content": c}] for c in "ab")
+    assert split_off_prompt(*sides).prompt == [{"role": "User", "content": "q"}]  # type: ignore[union-attr]
+
+
+def test_transcripts_of_other_line_ends() -> None:
+    prompt = "Human: q\r\n\r\nAssistant:"
+    assert split_off_prompt(f"{prompt} You are", f"{prompt} You were") == Split(
+        prompt, " You are", " You were"
+    )
 
 
 def test_first_questions() -> None:

@@ -38,7 +38,9 @@ def test_scores_and_marks_stay() -> None:
 
 def test_texts_that_repeat_their_prompt() -> None:
     pair = Pair("The film was", "The film was good", "The film was bad")
-    with pytest.warns(UserWarning, match="^f: both sides of 1 pairs repeat the prompt; it stands"):
+    with pytest.warns(
+        UserWarning, match="^f: the sides of 1 pairs hold their prompt; it stands once$"
+    ):
         assert explicit_pairs([pair], "f") == [Pair("The film was", " good", " bad")]
     unchanged = [
         Pair("The film was", "The film was good", " bad"),
@@ -48,6 +50,17 @@ def test_texts_that_repeat_their_prompt() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert explicit_pairs(unchanged) == unchanged
+
+
+def test_questions_within_the_sides_are_not_trained_on() -> None:
+    first, again, more = ({"role": "user", "content": text} for text in ("q", "r", "s"))
+    good, bad, other = ({"role": "assistant", "content": text} for text in "abc")
+    pair = Pair([first], [other, again, good], [other, again, bad])
+    assert explicit_pairs([pair]) == [Pair([first, other, again], [good], [bad])]
+    given = Pair([first], [good, again, good], [bad, more, bad])
+    assert explicit_pairs([given]) == [given]
+    tools = Pair([first], [good, {"role": "tool", "content": "r"}, other], [bad])
+    assert explicit_pairs([tools]) == [tools]
 
 
 def test_conversations_need_no_note() -> None:

@@ -173,6 +173,13 @@ def test_dialogues_are_split_by_their_first_question() -> None:
     assert get_prompt(Pair([system], [reply], [reply])) == [system]
 
 
+def test_a_question_that_begins_every_dialogue_splits_none() -> None:
+    user, reply = {"role": "user", "content": "hi"}, [{"role": "assistant", "content": "a"}]
+    pairs = [Pair([user, {"role": "user", "content": str(i)}], reply, reply) for i in range(10)]
+    train, test = split_by_prompt(pairs, 0.2)
+    assert (len(train), len(test)) == (8, 2)
+
+
 def test_real_dialogues(data_dir: Path) -> None:
     """Every row of HH has its reason, and splits are by its 2,207 first questions."""
     pairs = read_pairs(data_dir / "hh/helpful-base_test.jsonl.gz")

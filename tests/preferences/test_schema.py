@@ -154,6 +154,7 @@ def test_arguments_of_the_chat_template_are_read(tmp_path: Path) -> None:
         [{**row, "chat_template_kwargs": {"enable_thinking": False, "other": None}}, row]
     )
     assert [pair.chat_template_kwargs for pair in pairs] == [{"enable_thinking": False}, None]
+    assert preferences_from_rows([pair.row() for pair in pairs])[0] == pairs  # none is repeated
     for name in ("pairs.parquet", "pairs.jsonl", "pairs.csv"):
         write_pairs(tmp_path / name, pairs)
         assert read_pairs(tmp_path / name) == pairs
@@ -225,6 +226,9 @@ def test_columns_that_nothing_reads() -> None:
     history = [{"role": "user", "content": "q"}]
     with pytest.raises(ValueError, match="^f: no column prompt, but history: rename"):
         preferences_from_rows([{"history": history, **sides}], "f")
+    group = {"prompt": "p", "completions": ["a", "b"], "scores": [1.0, 2.0], "topic": "films"}
+    with pytest.warns(UserWarning, match="f: columns that are not used: topic$"):
+        preferences_from_rows([group], "f")
     copies: dict[str, Any] = {"prompt": "p", "caption": "p", "response": sides["chosen"], **sides}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -239,6 +243,17 @@ def test_kinds() -> None:
     assert preferences_from_rows([GOOD])[0] == [Pair("p", "b", "a", 2.0, 1.0, False, False)]
     with pytest.raises(ValueError, match="f: no rows"):
         pairs_from_rows([], "f")
+
+
+def test_the_first_row_does_not_decide_alone() -> None:
+    rows: list[Any] = [{"prompt": "p"}, {"prompt": "p", "chosen": "a", "rejected": "b"}]
+    with pytest.raises(ValueError, match="f, row 1: no column chosen, rejected; found prompt"):
+        preferences_from_rows(rows, "f")
+    with pytest.raises(ValueError, match="f, row 1: no column completions, scores; found prompt"):
+        preferences_from_rows([rows[0], GOOD], "f")
+    for wrong in ("text", [["a"]], 3):
+        with pytest.raises(ValueError, match="f, row 1: must hold named columns, not"):
+            preferences_from_rows([wrong, rows[1]], "f")  # type: ignore[list-item]
 
 
 def test_files_preserve_groups_and_pairs(tmp_path: Path) -> None:
