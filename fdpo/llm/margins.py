@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
 from fdpo.llm.config import FDPOConfig
+from fdpo.llm.generation.tokens import context_length
 from fdpo.llm.pair_datasets import pairs_dataset
 from fdpo.llm.trainer import FDPOTrainer
 from fdpo.losses.config import LossConfig
@@ -17,7 +18,8 @@ from fdpo.preferences.pairs import Pair
 from fdpo.runs.cache import OFF
 
 
-def held_out_margins(
+@contextmanager
+def margin_trainer(
     policy: PreTrainedModel,
     reference: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -25,11 +27,11 @@ def held_out_margins(
     options: Mapping[str, Any],
     *,
     batch_size: int = 16,
-) -> tuple[Tensor, list[str]]:
-    r"""Returns :math:`m = \beta(g(\ell_w) - g(\ell_l))` of pairs in float32, and their prompts.
+) -> Iterator[FDPOTrainer]:
+    r"""Yields a trainer whose :meth:`~FDPOTrainer.held_out_margins` are those of pairs.
 
     The trainer itself prepares the pairs, so that chat templates, end tokens and the longest length
-    are those of the training. It also prepares the models, which are of no other use afterwards.
+    are those of the training. It prepares the models only when it measures.
 
     Arguments:
         policy: The trained model.
@@ -40,7 +42,7 @@ def held_out_margins(
         batch_size: Pairs in a batch.
 
     Raises:
-        ValueError: If the options name no loss.
+        ValueError: If the options name no loss, or the prompts of all pairs are too long.
     """
     loss = LossConfig.from_run(options)
     if loss is None:
@@ -59,6 +61,9 @@ def held_out_margins(
             report_to="none",
             disable_tqdm=True,
         )
+        config.max_length = min(
+            filter(None, (config.max_length, context_length(policy))), default=None
+        )
         trainer = FDPOTrainer(
             policy,
             config,
@@ -68,4 +73,4 @@ def held_out_margins(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.eval_dataset = trainer.train_dataset
-        return trainer.held_out_margins()
+        yield trainer

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from fdpo.llm.generation.conversations import Prompt, prompt_text
 from fdpo.llm.generation.diverse_beams import diverse_beams
 from fdpo.llm.generation.options import CompletionArguments
 from fdpo.llm.generation.sampling import sample
@@ -59,10 +60,17 @@ def completer(
 def require_usable(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    scorer: Scorer,
-    options: CompletionArguments,
+    prompts: Sequence[Prompt],
+    scorers: Iterable[Scorer],
+    max_new_tokens: int,
 ) -> None:
     """Raises `ValueError` for faults that would show only later: a long prompt, a bad scorer."""
-    require_room(model, prompts, prompt_ids(tokenizer, prompts), options.max_new_tokens)
-    scorer(prompts[:2], prompts[:2])
+    require_room(model, prompts, prompt_ids(tokenizer, prompts), max_new_tokens)
+    require_scores(scorers, prompts)
+
+
+def require_scores(scorers: Iterable[Scorer], prompts: Sequence[Prompt]) -> None:
+    """Raises what scorers raise for the first prompts, `ValueError` where they return no scores."""
+    if texts := [prompt_text(prompt) for prompt in prompts[:2]]:
+        for scorer in scorers:
+            scorer(texts, texts)

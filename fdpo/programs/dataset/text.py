@@ -35,13 +35,13 @@ def generate(
     prompts = [""]
     if not sampled:
         prompts = read_prompts(source.prompts, source.num_prompts, words=words, seed=args.seed)
-    require_usable(model, tokenizer, prompts, scorer, completion)
+    require_usable(model, tokenizer, prompts, [scorer], completion.max_new_tokens)
     run.start()
     if sampled:
         n, file = source.num_prompts or SAMPLED, run.folder / "parts/prompts.jsonl"
         with usage_errors("main.py"):
             prompts = sampled_prompts(model, tokenizer, n, words=words, seed=args.seed, file=file)
-            require_usable(model, tokenizer, prompts, scorer, completion)
+            require_usable(model, tokenizer, prompts, [scorer], completion.max_new_tokens)
     pairing = args.pairing_options() | {"test_size": args.test_size, "seed": args.seed}
     return make_dataset(
         run.folder,

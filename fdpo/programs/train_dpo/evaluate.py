@@ -9,19 +9,23 @@ and calibration of the policy on held-out pairs.
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fdpo import runs
+from fdpo import preferences, runs
 from fdpo.cli import arguments
 from fdpo.cli.quiet import quiet_libraries
 from fdpo.losses.config import LossConfig
 from fdpo.runs.distributed import partial_state
+from fdpo.runs.folder import require_folder
 from fdpo.tasks import PRETRAINED
 
 if TYPE_CHECKING:
     from fdpo.llm.evaluate import Comparison
+    from fdpo.llm.trainer import FDPOTrainer
     from fdpo.preferences.pairs import Pair
 
 
@@ -65,76 +69,95 @@ class EvaluationArguments:
         },
     )
 
+    def __post_init__(self) -> None:
+        for name in ("num_prompts", "samples", "max_new_tokens", "batch_size"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"--{name} must be at least 1, not {value}")
+        if self.output_dir is not None:
+            require_folder(self.output_dir, "output_dir")
+
 
 def evaluate(args: EvaluationArguments) -> tuple[Comparison, dict[str, Any], str]:
     """Compares samples and measures pairs; a mistake in the options ends the program.
+
+    All that either needs is checked before both.
 
     Returns:
         The comparison, the metrics of the pairs, and a line on them (empty without pairs).
     """
     from fdpo.llm.evaluate import HELD_OUT_SEED, SamplingConfig, compare, held_out_prompts
+    from fdpo.llm.generation.completions import require_usable
+    from fdpo.llm.margins import margin_trainer
     from fdpo.llm.models import ModelSource
     from fdpo.preferences.prompts import read_prompts
     from fdpo.scorers import get_scorer
 
     device = partial_state().device
     seed = args.seed = HELD_OUT_SEED if args.seed is None else args.seed
-    with arguments.usage_errors("evaluate.py"):
-        options = runs.run_options(args.model)
-        loss = LossConfig.from_run(options)
-        pairs = read_pairs(args, loss)
-        named = args.reference and ModelSource(args.reference)
-        source = named or ModelSource.from_run(args.model)
-        trust = source.trust_remote_code
-        policy = ModelSource(args.model, trust_remote_code=trust).model(device)
-        reference, tokenizer = source.model(device), source.tokenizer()
-        scorers = {Path(scorer).name: get_scorer(scorer) for scorer in args.scorers}
-        if args.prompts is None:
-            prompts = held_out_prompts(reference, tokenizer, args.num_prompts, seed=seed)
-        else:
-            prompts = read_prompts(args.prompts)[: args.num_prompts]
-    comparison = compare(
-        policy,
-        reference,
-        tokenizer,
-        prompts,
-        scorers,
-        SamplingConfig(args.samples, args.max_new_tokens, args.batch_size, seed),
-        divergence=loss.resolve()[0] if loss else None,
-        embed=args.embed,
-        reference_cache=args.reference_cache,
-    )
-    if not pairs:
-        return comparison, {}, ""
-    return comparison, *measure_pairs(policy, reference, tokenizer, pairs, options)
+    with ExitStack() as stack:
+        with arguments.usage_errors("evaluate.py"):
+            options = runs.run_options(args.model)
+            loss = LossConfig.from_run(options)
+            divergence = loss.resolve()[0] if loss else None
+            pairs, counts = read_pairs(args, loss)
+            named = args.reference and ModelSource(args.reference)
+            source = named or ModelSource.from_run(args.model)
+            trust = source.trust_remote_code
+            policy = ModelSource(args.model, trust_remote_code=trust).model(device)
+            reference, tokenizer = source.model(device), source.tokenizer()
+            scorers = {Path(scorer).name: get_scorer(scorer) for scorer in args.scorers}
+            if args.prompts is None:
+                prompts = held_out_prompts(reference, tokenizer, args.num_prompts, seed=seed)
+            else:
+                prompts = read_prompts(args.prompts)[: args.num_prompts]
+            for model in (policy, reference):
+                require_usable(model, tokenizer, prompts, scorers.values(), args.max_new_tokens)
+            trainer = margin_trainer(policy, reference, tokenizer, pairs, options)
+            measured = stack.enter_context(trainer) if pairs else None
+        comparison = compare(
+            policy,
+            reference,
+            tokenizer,
+            prompts,
+            scorers,
+            SamplingConfig(args.samples, args.max_new_tokens, args.batch_size, seed),
+            divergence=divergence,
+            embed=args.embed,
+            reference_cache=args.reference_cache,
+        )
+        if measured is None:
+            return comparison, {}, ""
+        return comparison, *measure_pairs(measured, counts)
 
 
-def read_pairs(args: EvaluationArguments, loss: LossConfig | None) -> list[Pair]:
-    """Reads the held-out pairs of ``--pairs``, which need the loss of the run."""
+def read_pairs(
+    args: EvaluationArguments, loss: LossConfig | None
+) -> tuple[list[Pair], Counter[str]]:
+    """Reads the held-out pairs of ``--pairs``, which need the loss of the run, and counts them."""
     from fdpo.preferences.schema import preferences_from_rows
     from fdpo.runs.rows import read_rows
 
     if args.pairs is None:
-        return []
+        return [], Counter()
     if loss is None:
         raise ValueError(f"--pairs needs beta and divergence: {args.model} is no f-DPO run")
-    return preferences_from_rows(read_rows(args.pairs), args.pairs)[0]
+    return preferences_from_rows(read_rows(args.pairs), args.pairs)
 
 
-def measure_pairs(
-    policy: Any, reference: Any, tokenizer: Any, pairs: list[Pair], options: dict[str, Any]
-) -> tuple[dict[str, float], str]:
+def measure_pairs(trainer: FDPOTrainer, counts: Counter[str]) -> tuple[dict[str, float], str]:
     """Measures accuracy and calibration on held-out pairs, and describes them in a line."""
     from fdpo.estimators.calibration import calibration
-    from fdpo.llm.margins import held_out_margins
 
-    margins, prompts = held_out_margins(policy, reference, tokenizer, pairs, options)
+    margins, prompts = trainer.held_out_margins()
     result = calibration(margins, prompts)
     accuracy, error, _ = result.accuracy
     line = (
         f"{len(margins)} held-out pairs: accuracy {accuracy:.3f} ± {error:.3f}, nats per pair "
         f"{result.nll.value:.3f}, calibration error {result.ece:.3f}"
     )
+    if len(margins) < counts["candidates"]:
+        counts = counts + Counter(prompts_too_long=counts["made"] - len(margins))
+        line = f"{line}\n{preferences.describe(counts)}"
     return result.metrics("pairs_"), line
 
 

@@ -209,16 +209,14 @@ def set_up(
     Returns:
         The trainer, the prompts to compare on, and lines that describe the data.
     """
-    from fdpo.llm.generation.conversations import prompt_text
+    from fdpo.llm.generation.completions import require_scores
     from fdpo.scorers import get_scorer
 
     scorers = [get_scorer(name) for name in args.scorers]  # a wrong name fails before all else
     data, counts = load_pairs(args, model.model_name_or_path)
     trainer = make_trainer(args, training, model, data)
     prompts, lines = select_prompts(args, data, trainer)
-    if texts := list(map(prompt_text, prompts[:2])):
-        for scorer in scorers:
-            scorer(texts, texts)  # one that fails does so before the training
+    require_scores(scorers, prompts)
     return trainer, prompts, [*describe_data(trainer, data, counts), *lines]
 
 

@@ -16,6 +16,7 @@ from fdpo import get_divergence
 from fdpo.estimators.calibration import calibration
 from fdpo.llm.generation.scores import completion_log_probs
 from fdpo.llm.models import load_model, load_tokenizer
+from tests.conftest import sentence
 
 LOSS = {"loss": "alpha", "alpha": 0.5, "beta": 0.3, "tail": 10.0, "match_curvature": True}
 SMALL = ("--num_prompts", 3, "--samples", 2, "--max_new_tokens", 6, "--scorers", "vader")
@@ -113,8 +114,17 @@ def test_wrong_options_are_one_line_and_leave_nothing(
     policy: Path,
     tiny_model: Path,
     tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    folder = tmp_path_factory.mktemp("inputs")
+    long = folder / "long.jsonl"
+    rows = [{"prompt": sentence(i, 90), "chosen": " a", "rejected": " b"} for i in range(2)]
+    long.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    broken = "def score(prompts, texts):\n    return [float('nan')] * len(texts)\n"
+    (folder / "broken_scorer.py").write_text(broken)
+    monkeypatch.syspath_prepend(folder)
     for options, message in [
         (("--model", policy, "--pairs", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
         (
@@ -122,8 +132,40 @@ def test_wrong_options_are_one_line_and_leave_nothing(
             "--pairs needs beta and divergence",
         ),
         (("--model", tiny_model), "no run.json in it; name its --reference"),
+        (("--model", policy, "--samples", 0), "--samples must be at least 1, not 0"),
+        (("--model", policy, "--max_new_tokens", 60), "exceeds the model's context of 64"),
+        (("--model", policy, "--scorers", "broken_scorer:score"), "score nan"),
+        (("--model", policy, "--output_dir", policy / "run.json"), "is a file"),
+        (("--model", policy, "--pairs", long), "no pair is left, every prompt fills --max_length"),
     ]:
         with pytest.raises(SystemExit) as stop:
-            evaluate(*options, *SMALL)
+            evaluate(*SMALL, *options)
         assert stop.value.code == 2 and message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_pairs_beyond_the_context_are_counted_and_shortened(
+    evaluate: Run,
+    policy: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The record of a run may hold a max_length beyond the context, as by default."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "model.safetensors").symlink_to(policy / "model.safetensors")
+    (run / "config.json").symlink_to(policy / "config.json")
+    options = {**LOSS, "model_name_or_path": str(tiny_model), "max_length": 1024}
+    (run / "run.json").write_text(json.dumps({"options": options}))
+    rows = [
+        {"prompt": sentence(0, 90), "chosen": " a", "rejected": " b"},
+        {"prompt": sentence(1, 3), "chosen": sentence(2, 90), "rejected": " b"},
+        {"prompt": sentence(3, 3), "chosen": " a", "rejected": " a"},
+    ]
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluate("--model", run, *SMALL, "--pairs", pairs, "--output_dir", "out")
+    printed = capsys.readouterr().out
+    assert "1 held-out pairs: accuracy" in printed
+    assert "dropped: 1 equal texts, 1 prompts too long" in printed
