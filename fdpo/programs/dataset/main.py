@@ -104,9 +104,10 @@ def make(run: Run, sources: list[Any], args: DatasetArguments) -> Counter[str]:
 def pair_groups(run: Run, args: DatasetArguments) -> Counter[str]:
     """Pairs and splits the scored groups of a file."""
     groups = preferences.read_groups(str(args.groups))
-    preferences.make_pairs(groups, **args.pairing_options(), source=str(args.groups))
-    run.start()
+    pairs, _ = preferences.make_pairs(groups, **args.pairing_options(), source=str(args.groups))
     test_size = 0.0 if args.modality == "image" else args.test_size
+    preferences.split_by_prompt(pairs, test_size, args.seed)  # raises if it cannot
+    run.start()
     provenance = {"groups": Path(str(args.groups)).name} | args.pairing_options()
     return write_dataset(
         run.folder,

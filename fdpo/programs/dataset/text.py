@@ -36,6 +36,7 @@ def generate(
     if not sampled:
         prompts = read_prompts(source.prompts, source.num_prompts, words=words, seed=args.seed)
     require_usable(model, tokenizer, prompts, [scorer], completion.max_new_tokens)
+    require_splittable(source.num_prompts or SAMPLED if sampled else len(prompts), args.test_size)
     run.start()
     if sampled:
         n, file = source.num_prompts or SAMPLED, run.folder / "parts/prompts.jsonl"
@@ -43,14 +44,21 @@ def generate(
             prompts = sampled_prompts(model, tokenizer, n, words=words, seed=args.seed, file=file)
             require_usable(model, tokenizer, prompts, [scorer], completion.max_new_tokens)
     pairing = args.pairing_options() | {"test_size": args.test_size, "seed": args.seed}
-    return make_dataset(
-        run.folder,
-        prompts,
-        completer(model, tokenizer, completion, args.seed),
-        scorer,
-        parts=list(by_length(prompts, completion.prompts_per_batch)),
-        provenance=plain_provenance(asdict(source) | completion.provenance() | pairing),
-        pairing=args,
-        test_size=args.test_size,
-        seed=args.seed,
-    )
+    with usage_errors("main.py"):  # scores may leave no pair, or those of one prompt
+        return make_dataset(
+            run.folder,
+            prompts,
+            completer(model, tokenizer, completion, args.seed),
+            scorer,
+            parts=list(by_length(prompts, completion.prompts_per_batch)),
+            provenance=plain_provenance(asdict(source) | completion.provenance() | pairing),
+            pairing=args,
+            test_size=args.test_size,
+            seed=args.seed,
+        )
+
+
+def require_splittable(num_prompts: int, test_size: float) -> None:
+    """Raises ``ValueError`` if there are too few prompts to hold some of them out."""
+    if test_size and num_prompts < 2:
+        raise ValueError(f"--test_size {test_size}: {num_prompts} prompt cannot be split; use 0")

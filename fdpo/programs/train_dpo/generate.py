@@ -7,6 +7,7 @@ python train_dpo/generate.py --model runs/jsd --prompts prompts.txt --output sam
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fdpo.cli import arguments
@@ -48,6 +49,8 @@ class GenerateArguments:
             raise ValueError(f"prompts {self.prompts}: a .txt file with a prompt a line is needed")
         if min(self.samples, self.max_new_tokens, self.batch_size) < 1 or self.temperature <= 0:
             raise ValueError("samples, tokens, batch size and temperature must be above 0")
+        if self.output and Path(self.output).is_dir():
+            raise ValueError(f"output {self.output}: is a folder, a file is needed")
 
 
 def main() -> None:

@@ -37,6 +37,8 @@ def score(prompts, completions):
     return [sum(map(ord, p + c)) % 97 / 10 for p, c in zip(prompts, completions)]
 def broken(prompts, completions):
     return [float("nan") for _ in completions]
+def constant(prompts, completions):
+    return [1.0 for _ in completions]
 """
 
 
@@ -209,6 +211,8 @@ WRONG = [
     ({"model": "."}, "a folder without config.json is no model"),
     ({"prompts": "absent.txt"}, "absent.txt: no such file"),
     ({"prompts": "empty.txt"}, "empty.txt: holds 0 distinct prompts"),
+    ({"prompts": "one.txt"}, "--test_size 0.1: 1 prompt cannot be split"),
+    ({"prompts": "model", "num_prompts": 1}, "--test_size 0.1: 1 prompt cannot be split"),
     ({"prompts": "texts.jsonl"}, "texts.jsonl, row 2: no column text; found body"),
     ({"prompts": "no/such-data"}, "prompts no/such-data: neither a file"),
     ({"num_prompts": 99}, "holds 18 distinct prompts, but 99 are needed"),
@@ -234,6 +238,7 @@ def test_wrong_input(
 ) -> None:
     """One clear line, status 2, and no folder left behind."""
     Path("empty.txt").write_text("\n")
+    Path("one.txt").write_text("this film\n")
     Path("texts.jsonl").write_text('{"text": "a b c d e f g h i"}\n{"body": ""}\n')
     Path("full").mkdir()
     Path("full/thesis.tex").write_text("")
@@ -242,6 +247,16 @@ def test_wrong_input(
     error = capsys.readouterr().err.strip().split("\n")[-1]
     assert stopped.value.code == 2 and error.startswith("main.py: error: ") and message in error
     assert not Path("out").exists() and [p.name for p in Path("full").iterdir()] == ["thesis.tex"]
+
+
+def test_scores_that_leave_no_pair_are_one_line_and_keep_the_work(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(scorer="custom:constant")
+    error = capsys.readouterr().err.strip().split("\n")[-1]
+    assert stopped.value.code == 2 and "no pair is left" in error and "equal scores" in error
+    assert list(Path("out/parts").iterdir())
 
 
 WRONG_GROUPS = [
@@ -263,6 +278,14 @@ def test_wrong_groups(
         run(groups="g.jsonl", **dict.fromkeys(TEXT_OPTIONS))
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and "g.jsonl" in error and message in error
+    assert not Path("out").exists()
+
+
+def test_a_single_group_cannot_be_split(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("g.jsonl").write_text('{"prompt": "p", "completions": ["a", "b"], "scores": [1, 0]}')
+    with pytest.raises(SystemExit) as stopped:
+        run(groups="g.jsonl", **dict.fromkeys(TEXT_OPTIONS))
+    assert stopped.value.code == 2 and "cannot split 1 prompt(s)" in capsys.readouterr().err
     assert not Path("out").exists()
 
 

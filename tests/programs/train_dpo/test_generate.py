@@ -56,6 +56,7 @@ def test_samples_are_printed_and_written(
         (("--prompts", "a.jsonl"), "a .txt file with a prompt a line is needed"),
         (("--prompts", "absent.txt"), "absent.txt: no such file"),
         (("--samples", "0"), "must be above 0"),
+        (("--output", "."), "output .: is a folder, a file is needed"),
         (("--prompt", "a", "--max_new_tokens", "40"), "exceeds the model's context of 32"),
     ],
 )
