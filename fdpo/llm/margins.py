@@ -68,7 +68,7 @@ def margin_trainer(
             policy,
             config,
             ref_model=reference,
-            train_dataset=pairs_dataset(pairs),
+            train_dataset=pairs_dataset(list(pairs)),
             processing_class=tokenizer,
         )
         trainer.remove_callback(PrinterCallback)

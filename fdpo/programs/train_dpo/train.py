@@ -125,6 +125,8 @@ def prompts_with_room(args: DataArguments, trainer: FDPOTrainer) -> tuple[list[P
 
     if trainer.eval_dataset is None:
         return [], ["no pairs are held out, so no prompts are sampled before and after"]
+    if {"image", "images"} & set(trainer.eval_dataset.column_names):
+        return [], ["held-out prompts with images are not sampled"]
     prompts = distinct_prompts(trainer.eval_dataset)
     ids = prompt_ids(trainer.processing_class, prompts)
     room = [has_room(trainer.model, tokens, args.eval_tokens) for tokens in ids]

@@ -80,6 +80,22 @@ def test_a_resumed_run_has_the_same_weights(train: Run, pairs: Path, tmp_path: P
     assert 1000 < metrics["train_seconds"] < 1600  # with those of the first part
 
 
+def test_a_finished_run_can_be_extended(train: Run, pairs: Path, tmp_path: Path) -> None:
+    constant = ("--lr_scheduler_type", "constant", "--warmup_steps", 0, "--save_steps", 4)
+    options = ("--dataset", pairs, *SMALL, *constant, "--eval_num_prompts", 0)
+    train(*options, "--output_dir", "whole", "--num_train_epochs", 2)
+    train(*options, "--output_dir", "extended")
+    short = json.loads((tmp_path / "extended/metrics.json").read_text())
+    train(
+        *options, "--output_dir", "extended", "--num_train_epochs", 2, "--save_total_limit", 2,
+        "--resume_from_checkpoint", "last",
+    )  # fmt: skip
+    metrics = json.loads((tmp_path / "extended/metrics.json").read_text())
+    assert (short["steps"], metrics["steps"]) == (4, 8)
+    whole, extended = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "extended"))
+    assert all((whole[name] == extended[name]).all() for name in whole)
+
+
 def test_a_loss_on_the_command_line_discards_the_alpha_of_a_preset(
     train: Run, pairs: Path, tmp_path: Path
 ) -> None:
