@@ -20,7 +20,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -64,6 +64,7 @@ class Run:
         checkpoint: The checkpoint to resume from, ``None`` for the start.
         started: Whether the set-up is done and ``run.json`` is written.
         missing: The error of each part of the report that failed, by the name of the part.
+        new_folders: The folder and its parents, as far as they were not there before the run.
     """
 
     program: str
@@ -77,6 +78,7 @@ class Run:
     checkpoint: str | None = field(default=None, init=False)
     started: bool = field(default=False, init=False)
     missing: dict[str, str] = field(default_factory=dict, init=False)
+    new_folders: list[Path] = field(default_factory=list, init=False)
 
     @property
     def folder(self) -> Path:
@@ -85,6 +87,8 @@ class Run:
 
     def __enter__(self) -> Self:
         """Exits with status 2 if the folder holds another run, or there is no such checkpoint."""
+        folders = (self.folder, *self.folder.parents)
+        self.new_folders = [folder for folder in folders if not folder.exists()]
         with usage_errors(self.program):
             self.checkpoint = checkpoint(self.folder, self.resume)
             if self.repeatable and is_main_process():
@@ -106,6 +110,9 @@ class Run:
             write_text(self.folder / NONFINITE, f"{error}\n")
         mistake = isinstance(error, (ValueError, OSError)) and not self.started
         if mistake or lacks_package(error):
+            for folder in self.new_folders:  # a trainer may have made them
+                with suppress(OSError):
+                    folder.rmdir()
             fail(self.program, error)
 
     def _resumable_run(self) -> str | None:

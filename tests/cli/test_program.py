@@ -35,6 +35,15 @@ def test_a_mistake_in_the_set_up_is_one_line(
     assert capsys.readouterr().err == f"train.py: error: {message}\n"
 
 
+def test_a_mistake_in_the_set_up_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    for folder in ("new/run", "kept/run"):
+        with pytest.raises(SystemExit), Run("train.py", tmp_path / folder, OPTIONS) as run:
+            run.folder.mkdir(parents=True)  # as a trainer does
+            raise ValueError("--eval_tokens is wrong")
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept"]
+
+
 def test_an_error_of_the_training_keeps_its_traceback(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="in training"):
         with Run("train.py", tmp_path, OPTIONS) as run:

@@ -116,7 +116,7 @@ def test_a_side_without_a_pair_that_fits_is_refused(
     message = f"{side} dataset: no pair is left, every prompt fills --max_length 64"
     options = ("--precompute_ref_log_probs", "true", *SMALL, "--output_dir", "out")
     refused(train, capsys, message, "--model", chat_model, "--dataset", data, *options)
-    assert not (tmp_path / "out/run.json").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def groups(number: int, words: int, start: int = 0) -> list[dict[str, Any]]:
@@ -136,7 +136,7 @@ def test_held_out_prompts_without_room_for_samples(
         r"the shortest has \d+ tokens: lower --eval_tokens, .* --eval_num_prompts 0"
     )
     refused(train, capsys, message, "--dataset", only_long, *SAMPLED, "--output_dir", "out")
-    assert not (tmp_path / "out/run.json").exists()
+    assert not (tmp_path / "out").exists()
     some = data_folder(tmp_path / "some", groups(4, 3, start=40), [*long, *short])
     train("--dataset", some, *SAMPLED, "--output_dir", "out")
     line = "4 of 7 held-out prompts leave no room for --eval_tokens 48 in the context of 64"
@@ -192,7 +192,7 @@ def test_a_scorer_that_fails_does_so_before_the_training(
     data = write(tmp_path / "data.jsonl", groups(6, 3))
     given = ("--dataset", data, *SAMPLED, "--scorers", "vader", "own_scorers:broken")
     refused(train, capsys, "scorer own_scorers:broken: score nan", *given, "--output_dir", "out")
-    assert not (tmp_path / "out/run.json").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_evaluation_that_fails_leaves_the_model_and_the_other_metrics(
