@@ -201,6 +201,16 @@ class DiffusionConfig(LossConfig):
         )
         return dpo, sft, negative
 
+    def require_device(self, device: torch.device) -> None:
+        """Raises ``ValueError`` if a device cannot train in ``mixed_precision``."""
+        if self.mixed_precision == "fp16" and device.type == "cpu":
+            raise ValueError("--mixed_precision fp16 needs a GPU: on a CPU choose bf16 or no")
+
+    @property
+    def trackers(self) -> list[str]:
+        """The names of the trackers."""
+        return [] if self.report_to == "none" else self.report_to.split(",")
+
     @property
     def compares(self) -> bool:
         """True if the loss needs the rejected side and the reference."""

@@ -69,7 +69,9 @@ class DiffusionTrainer:
             conditions. By default the batch holds them already.
 
     Raises:
-        ValueError: If there are no pairs, or no layers for an adapter.
+        ValueError: If there are no pairs, no layers for an adapter, or the device lacks the
+            precision.
+        ImportError: If the package of a tracker is not installed.
         FloatingPointError: If a loss is not finite; the message names step and pair.
     """
 
@@ -89,9 +91,11 @@ class DiffusionTrainer:
             cpu=config.use_cpu,
             mixed_precision=config.mixed_precision,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
-            log_with=None if config.report_to == "none" else config.report_to.split(","),
+            log_with=config.trackers or None,
             project_dir=config.output_dir,
         )
+        config.require_device(self.accelerator.device)
+        _require_trackers(config, self.accelerator)
         set_seed(config.seed)
         if len(pairs) < 1:
             raise ValueError("there are no pairs to train on")
@@ -191,7 +195,7 @@ class DiffusionTrainer:
         """
         if checkpoint is not None:
             self._resume(Path(checkpoint))
-        if self.config.report_to != "none":
+        if self.config.trackers:
             self.history.start_trackers(vars(self.config))
         loader = self._loader()
         if self.step == 0:
@@ -368,3 +372,11 @@ class DiffusionTrainer:
             raise FloatingPointError(
                 f"step {self.step + 1}: the loss of pair {pair} is {losses[wrong][0].item():g}"
             )
+
+
+def _require_trackers(config: DiffusionConfig, accelerator: Accelerator) -> None:
+    """Raises ``ImportError`` for the trackers that Accelerate left out because they are missing."""
+    found = {str(getattr(tracker, "value", tracker)) for tracker in accelerator.log_with}
+    for name in config.trackers:
+        if name not in found | {"all"}:
+            raise ImportError(f"--report_to {name}: pip install {name.replace('_', '-')}")

@@ -186,3 +186,10 @@ def test_training_with_any_loss_moves_the_sides_apart(make_trainer: MakeTrainer)
 def test_unknown_lora_layers(make_trainer: MakeTrainer) -> None:
     with pytest.raises(ValueError, match="--lora_target_modules: .*nowhere"):
         make_trainer(rank=2, lora_target_modules=["nowhere"])
+
+
+def test_what_a_machine_lacks_is_said_before_training(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(ValueError, match="--mixed_precision fp16 needs a GPU: on a CPU choose"):
+        make_trainer(mixed_precision="fp16", use_cpu=True)
+    with pytest.raises(ImportError, match="--report_to clearml: pip install clearml"):
+        make_trainer(report_to="tensorboard,clearml")

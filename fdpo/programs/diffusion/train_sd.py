@@ -190,6 +190,7 @@ def load_model(args: ModelArguments, config: TrainConfig) -> StableDiffusion:
 
     from fdpo.diffusion.text_to_image.pipeline import load_pipeline
 
+    config.require_device(partial_state().device)
     dtypes = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     dtype = dtypes[config.mixed_precision]
     return load_pipeline(
