@@ -97,7 +97,7 @@ def test_a_score_is_that_of_the_text_alone(tmp_path: Path, kind: str) -> None:
 def test_the_configuration_has_another_padding_token(
     tmp_path: Path, kind: str, pad_token_id: int | None
 ) -> None:
-    """Another one than the tokenizer's (5 is a word of the texts), none, or one that is no token."""
+    """Another than the tokenizer's (5 is a word of the texts), none, or one that is no token."""
     name, model = reward_model(tmp_path, kind)
     model.config.pad_token_id = pad_token_id
     model.config.save_pretrained(tmp_path)

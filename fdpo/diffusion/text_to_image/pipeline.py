@@ -9,8 +9,9 @@ https://arxiv.org/abs/2112.10752; Podell et al., 2023, https://arxiv.org/abs/230
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -285,16 +286,69 @@ def load_vae(name: str) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(name, use_safetensors=True)
 
 
+@dataclass(frozen=True)
+class PipelineSource:
+    """A pipeline as the user asked for it: its name and the options that load it.
+
+    Attributes:
+        name: Hub id or folder.
+        revision: The revision of the hub's repository.
+        variant: The variant of the weights' files, such as ``fp16``.
+        vae: Hub id or folder of a VAE that replaces the pipeline's.
+    """
+
+    name: str
+    revision: str | None = None
+    variant: str | None = None
+    vae: str | None = None
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> PipelineSource:
+        """Returns the pipeline that the options of ``train_sd.py`` name."""
+        return cls(
+            options["pretrained_model_name_or_path"],
+            options.get("revision"),
+            options.get("variant"),
+            options.get("pretrained_vae_model_name_or_path"),
+        )
+
+    @classmethod
+    def from_run(cls, folder: str | Path) -> PipelineSource:
+        """Returns the pipeline that the run in a folder was trained from.
+
+        Raises:
+            ValueError: If the folder holds no record of a run.
+        """
+        options = run_options(folder)
+        if "pretrained_model_name_or_path" not in options:
+            raise ValueError(f"model {folder}: no {RECORD} names the pipeline it was trained from")
+        return cls.from_options(options)
+
+    def load(
+        self,
+        device: torch.device | str = "cpu",
+        *,
+        dtype: torch.dtype = torch.float32,
+        unet_dtype: torch.dtype = torch.float32,
+    ) -> StableDiffusion:
+        """Loads the pipeline, or a LoRA in a run folder with the pipeline it was trained from."""
+        lora = Path(self.name, LORA).is_file()
+        source = PipelineSource.from_run(self.name) if lora else self
+        model = load_pipeline(
+            source.name, device, dtype=dtype, unet_dtype=unet_dtype, vae=source.vae,
+            revision=source.revision, variant=source.variant,
+        )  # fmt: skip
+        if lora:
+            with quiet_diffusers():
+                model.pipeline.load_lora_weights(self.name, weight_name=LORA)
+        return model
+
+
 def load_trained(
     name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> StableDiffusion:
     """Loads a pipeline, or the LoRA in a run folder with the pipeline that it was trained from."""
-    if not Path(name, LORA).is_file():
-        return load_pipeline(name, device, dtype=dtype, unet_dtype=dtype)
-    model = load_pipeline(base_model(name), device, dtype=dtype, unet_dtype=dtype)
-    with quiet_diffusers():
-        model.pipeline.load_lora_weights(name, weight_name=LORA)
-    return model
+    return PipelineSource(name).load(device, dtype=dtype, unet_dtype=dtype)
 
 
 def base_model(folder: str | Path) -> str:
@@ -303,10 +357,7 @@ def base_model(folder: str | Path) -> str:
     Raises:
         ValueError: If the folder holds no record of a run.
     """
-    options = run_options(folder)
-    if "pretrained_model_name_or_path" not in options:
-        raise ValueError(f"model {folder}: no {RECORD} names the pipeline it was trained from")
-    return options["pretrained_model_name_or_path"]
+    return PipelineSource.from_run(folder).name
 
 
 def require_pipeline(name: str, revision: str | None = None) -> str:

@@ -23,7 +23,7 @@ from fdpo.runs.distributed import partial_state
 from fdpo.runs.seeds import derived_seed
 
 if TYPE_CHECKING:  # importing diffusers takes seconds, which --help and usage errors do without
-    from fdpo.diffusion.text_to_image.pipeline import StableDiffusion
+    from fdpo.diffusion.text_to_image.pipeline import PipelineSource, StableDiffusion
     from fdpo.scorers import Scorer
 
 PROGRAM = "compare.py"
@@ -39,6 +39,13 @@ class CompareArguments:
     )
     reference: str | None = field(
         default=None, metadata={"help": "default: the pipeline that --model was trained from"}
+    )
+    revision: str | None = field(
+        default=None, metadata={"help": "of the hub's repository; of a run: as it was trained"}
+    )
+    variant: str | None = field(
+        default=None,
+        metadata={"help": "of the weights' files: fp16 …; of a run: as it was trained"},
     )
     num_prompts: int | None = field(default=None, metadata={"help": "use the first prompts only"})
     samples: int = field(default=1, metadata={"help": "images per prompt"})
@@ -78,21 +85,43 @@ def load_scorers(args: CompareArguments) -> dict[str, Scorer]:
     return {name: get_image_scorer(name, partial_state().device) for name in args.scorers}
 
 
-def model_names(args: CompareArguments) -> dict[str, str]:
-    """Returns the models' names by role, ``policy`` and ``reference``."""
-    from fdpo.diffusion.text_to_image.pipeline import base_model
+def model_sources(args: CompareArguments) -> dict[str, PipelineSource]:
+    """Returns the models by role, ``policy`` and ``reference``.
 
-    return {"policy": args.model, "reference": args.reference or base_model(args.model)}
+    A run, and the pipeline that it was trained from, are loaded as they were for its training;
+    ``--revision`` and ``--variant`` are those of other pipelines.
+    """
+    from fdpo.diffusion.text_to_image.pipeline import PipelineSource
+    from fdpo.runs.folder import run_options
+
+    is_run = bool(run_options(args.model))
+    asked = {"revision": args.revision, "variant": args.variant}
+    policy = PipelineSource(args.model, **({} if is_run else asked))
+    base = PipelineSource.from_run(args.model) if is_run or not args.reference else None
+    if base is not None and args.reference in (None, base.name):
+        reference = base
+    else:
+        other = str(args.reference)
+        reference = PipelineSource(other, **({} if run_options(other) else asked))
+    for name, value in asked.items():
+        if value and value not in (getattr(policy, name), getattr(reference, name)):
+            raise ValueError(
+                f"--{name} {value} has no effect: a run and the pipeline it was trained from are "
+                f"loaded as they were for its training ({name} {getattr(reference, name)})"
+            )
+    return {"policy": policy, "reference": reference}
 
 
-def load_models(args: CompareArguments, names: dict[str, str]) -> dict[str, StableDiffusion]:
+def load_models(
+    args: CompareArguments, sources: dict[str, PipelineSource]
+) -> dict[str, StableDiffusion]:
     """Loads the models by role."""
     import torch
 
-    from fdpo.diffusion.text_to_image.pipeline import load_trained
-
     device, dtype = partial_state().device, getattr(torch, args.dtype)
-    models = {role: load_trained(name, device, dtype) for role, name in names.items()}
+    models = {
+        role: source.load(device, dtype=dtype, unet_dtype=dtype) for role, source in sources.items()
+    }
     if args.resolution is not None:
         models["policy"].latent_shape(args.resolution)
     return models
@@ -145,8 +174,8 @@ def main() -> None:
     )
     options = arguments.resolved(args)
     with Run(PROGRAM, args.output_dir, options, overwrite=True) as run:
-        prompts, scorers, names = load_prompts(args), load_scorers(args), model_names(args)
-        models = load_models(args, names)
+        prompts, sources = load_prompts(args), model_sources(args)
+        scorers, models = load_scorers(args), load_models(args, sources)
         run.start()
         folder = run.folder
         paths = {r: generate(args, model, prompts, folder, r) for r, model in models.items()}
@@ -155,7 +184,7 @@ def main() -> None:
         )
         metrics, scores = win_rates(scorers, prompts, policy, reference)
         table = win_rate_table(args.scorers, metrics)
-        titles = names["reference"], names["policy"]
+        titles = sources["reference"].name, sources["policy"].name
         write_report(folder, prompts, paths, scores, table, titles, args.sheet_rows)
         print(table)
         print(f"images side by side: {folder / 'index.html'}, {folder / 'sheet.png'}")

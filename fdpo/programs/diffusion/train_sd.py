@@ -188,16 +188,14 @@ def load_model(args: ModelArguments, config: TrainConfig) -> StableDiffusion:
     """Loads the pipeline; frozen weights are in the dtype of ``--mixed_precision``."""
     import torch
 
-    from fdpo.diffusion.text_to_image.pipeline import load_pipeline
+    from fdpo.diffusion.text_to_image.pipeline import PipelineSource
 
     config.require_device(partial_state().device)
     dtypes = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     dtype = dtypes[config.mixed_precision]
-    return load_pipeline(
-        args.pretrained_model_name_or_path, partial_state().device, dtype=dtype,
-        unet_dtype=dtype if config.rank else torch.float32,
-        vae=args.pretrained_vae_model_name_or_path, revision=args.revision, variant=args.variant,
-    )  # fmt: skip
+    unet_dtype = dtype if config.rank else torch.float32
+    source = PipelineSource.from_options(vars(args))
+    return source.load(partial_state().device, dtype=dtype, unet_dtype=unet_dtype)
 
 
 def load_pairs(args: DataArguments) -> CaptionedPairs:

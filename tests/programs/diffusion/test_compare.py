@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fdpo import runs
+from fdpo.diffusion.text_to_image.pipeline import PipelineSource
 from fdpo.preferences.schema import read_groups, read_pairs
+from fdpo.programs.diffusion.compare import CompareArguments, model_sources
 from tests.programs.diffusion.sd import Pipelines, Run, read_metrics, train
 
 
@@ -81,3 +84,51 @@ def test_wrong_comparisons_and_prompts(
             run_sd(path, options)
         assert stop.value.code == 2 and message in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_a_run_is_compared_in_the_variant_that_it_was_trained_with(
+    run_sd: Run, pipelines: Pipelines, tmp_path: Path, tiny_clip: Callable[[Path, str], str],
+    pair_folder: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The folder has no other weights; an untrained LoRA equals its reference image by image."""
+    from diffusers import DiffusionPipeline
+
+    scorer = f"clip={tiny_clip(tmp_path / 'clip', 'clip')}"
+    DiffusionPipeline.from_pretrained(pipelines("sd-e")).save_pretrained("only", variant="fp16")
+    Path("prompts.txt").write_text("a cat\na dog\n")
+    train(
+        run_sd, "only", variant="fp16", rank=2, dataset=str(pair_folder), learning_rate=1e-9,
+    )  # fmt: skip
+    compare = {
+        "model": "out", "prompts": "prompts.txt", "scorers": [scorer], "num_inference_steps": 2,
+        "output_dir": "compared",
+    }  # fmt: skip
+    run_sd("diffusion/compare.py", compare)
+    assert read_metrics("compared")[f"{scorer}_win_rate"] == 0.5
+    same = {**compare, "model": "only", "reference": "only", "variant": "fp16"}
+    run_sd("diffusion/compare.py", same, output_dir="itself")
+    assert read_metrics("itself")[f"{scorer}_win_rate"] == 0.5
+    with pytest.raises(SystemExit):
+        run_sd("diffusion/compare.py", compare, variant="bf16")
+    assert "--variant bf16 has no effect" in capsys.readouterr().err
+
+
+def test_revisions_are_those_of_the_training(tmp_path: Path) -> None:
+    trained = {
+        "pretrained_model_name_or_path": "me/base", "revision": "v2", "variant": "fp16",
+        "pretrained_vae_model_name_or_path": "me/vae",
+    }  # fmt: skip
+    runs.write_json(tmp_path / runs.RECORD, {"options": trained})
+    base = PipelineSource("me/base", "v2", "fp16", "me/vae")
+    run = str(tmp_path)
+
+    def sources(**options: str | None) -> list[PipelineSource]:
+        return list(model_sources(CompareArguments(prompts="a.txt", **options)).values())  # type: ignore[arg-type]
+
+    assert sources(model=run) == [PipelineSource(run), base]
+    assert sources(model=run, reference="me/base") == [PipelineSource(run), base]
+    other = PipelineSource("you/other", "v3")
+    assert sources(model=run, reference="you/other", revision="v3") == [PipelineSource(run), other]
+    assert sources(model="you/other", reference=run, revision="v3") == [other, PipelineSource(run)]
+    with pytest.raises(ValueError, match="--revision v3 has no effect.*revision v2"):
+        sources(model=run, revision="v3")
