@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import torch
+from datasets import Dataset
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers import TrainingArguments as Arguments
 from transformers.trainer_callback import ExportableState
@@ -144,7 +145,8 @@ class FiniteGradients(TrainerCallback):
     def _culprit(self) -> str:
         """Names the first pair of the update whose gradient, computed alone, is not finite."""
         trainer = self.trainer
-        if trainer.accelerator.num_processes > 1:  # their backward passes wait for one another
+        is_stream = not isinstance(trainer.train_dataset, Dataset)
+        if is_stream or trainer.accelerator.num_processes > 1:  # whose passes wait for one another
             return "a pair of the last update"
         trainer.model.eval()  # neither logged nor remembered as a training step
         try:
@@ -158,6 +160,18 @@ class FiniteGradients(TrainerCallback):
         finally:
             trainer.model.train()
         return "the last update"
+
+
+class CountEpochs(TrainerCallback):
+    """A note of each epoch's beginning, within which a pair counts once."""
+
+    def __init__(self, trainer: FDPOTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(
+        self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.counted.start("train")
 
 
 class SaveReferenceCache(TrainerCallback):

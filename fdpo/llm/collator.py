@@ -22,7 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
 
+from fdpo.llm.config import FDPOConfig
 from fdpo.preferences.pairs import SIDES
 from fdpo.runs.cache import array_key
 
@@ -33,7 +35,8 @@ PREFIX, PADDING = 0, -1
 class PairBatch(TypedDict):
     """A batch of P pairs of N completions in R rows of L tokens, of which T are predicted.
 
-    Accelerate reads the size of a batch from the first field, ``pairs``.
+    Accelerate reads the size of a batch from the first field, ``pairs``. Batches of other
+    collators (:mod:`fdpo.llm.stacked`) hold further fields, and no ``keys``.
     """
 
     pairs: Tensor
@@ -52,7 +55,7 @@ class PairBatch(TypedDict):
     """Tokens of one completion after the other, with shape (T)."""
     num_targets: Tensor
     """Targets of each completion, with shape (N)."""
-    keys: Tensor
+    keys: NotRequired[Tensor]
     """Keys that tell completions, with their prompts, apart, with shape (N, 2)."""
     pair_index: NotRequired[Tensor]
     """Row of the dataset of each pair, with shape (P)."""
@@ -136,16 +139,11 @@ def cost(rows: Rows, hidden_size: int) -> int:
 class PairCollator:
     """A collator of rows that TRL tokenised, with ``prompt_ids, chosen_ids, rejected_ids``.
 
-    TRL ends every completion with the end token. A completion that was sampled up to a length limit
-    did not end there, and must not teach the policy that it did: ``chosen_truncated`` and
-    ``rejected_truncated`` of a row mark it, and its end token is removed.
-
     Arguments:
         pad_token_id: The token of padding.
         max_length: The longest prompt with a completion, in tokens; longer ones are truncated.
         truncation_mode: The part of those to keep: ``keep_start`` or ``keep_end``.
         pad_to_multiple_of: The length of rows is a multiple of it.
-        eos_token_id: The end token.
         packing: When to pack the completions of a prompt into one row: ``never``, ``always``
             (where every completion has a prompt), or where that is ``cheaper`` (:func:`cost`).
         hidden_size: The width of the model's blocks, which the cost depends on.
@@ -155,7 +153,6 @@ class PairCollator:
     max_length: int | None = None
     truncation_mode: str = "keep_start"
     pad_to_multiple_of: int | None = None
-    eos_token_id: int | None = None
     packing: Literal["never", "cheaper", "always"] = "never"
     hidden_size: int | None = None
 
@@ -186,8 +183,6 @@ class PairCollator:
 
     def _completion(self, example: Mapping[str, Any], side: str) -> TokenisedCompletion:
         completion, prompt = list(example[f"{side}_ids"]), list(example["prompt_ids"])
-        if example.get(f"{side}_truncated") and completion[-1:] == [self.eos_token_id]:
-            completion = completion[:-1]
         ids, excess = prompt + completion, 0
         if self.max_length is not None and len(ids) > self.max_length:
             excess = len(ids) - self.max_length
@@ -219,6 +214,25 @@ class PairCollator:
         length = -(-max(map(len, rows)) // multiple) * multiple
         padded = [[*row, *[value] * (length - len(row))] for row in rows]
         return pad_sequence([torch.tensor(row) for row in padded], batch_first=True)
+
+
+def make_collator(tokenizer: PreTrainedTokenizerBase, args: FDPOConfig) -> PairCollator:
+    """Makes the collator as TRL would, padding with the end token where there is no other.
+
+    Raises:
+        ValueError: If ``args.pad_token`` is no token of the tokenizer.
+    """
+    pad_token = args.pad_token or tokenizer.pad_token or tokenizer.eos_token
+    if pad_token not in tokenizer.get_vocab():
+        raise ValueError(f"--pad_token {pad_token!r}: the tokenizer has no such token")
+    if pad_token != tokenizer.pad_token:
+        tokenizer.pad_token = pad_token
+    return PairCollator(
+        pad_token_id=tokenizer.pad_token_id,
+        max_length=args.max_length,
+        truncation_mode=args.truncation_mode,
+        pad_to_multiple_of=args.pad_to_multiple_of,
+    )
 
 
 def _predicting(rows: Rows, num_targets: Tensor) -> Tensor:

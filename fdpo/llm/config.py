@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -12,18 +13,23 @@ from trl import DPOConfig
 
 from fdpo.losses.config import LossConfig
 
+COUNTERPARTS = {
+    "hinge": "--loss hinge",
+    "ipo": "--loss ipo",
+    "robust": "--preference robust",
+    "sft": "--sft_weight WEIGHT",
+}
+"""TRL's losses that f-DPO has under another option."""
+
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "loss_type": (
-        (["sigmoid"],),
-        "choose with --loss (sigmoid, hinge, ipo) and --preference (robust)",
-    ),
-    "loss_weights": ((None,), "combine losses with --loss and --sft_weight"),
+    "loss_type": ((["sigmoid"], "sigmoid"), "choose with --loss and --preference"),
+    "loss_weights": ((None, [1.0]), "combine losses with --loss and --sft_weight"),
     "f_divergence_type": (
         ("reverse_kl",),
         "use --loss: forward_kl is fkl, js_divergence is jsd, alpha_divergence is alpha",
     ),
     "f_alpha_divergence_coef": ((0.5,), "use --loss alpha --alpha A with A = 1 - coefficient"),
-    "ld_alpha": ((None,), "log-ratios are sums over the whole completion; leave it out"),
+    "ld_alpha": ((None, 1.0), "log-ratios are sums over the whole completion; leave it out"),
     "use_weighting": (
         (False,),
         "weighted preference optimisation is not an f-DPO loss; leave it out",
@@ -37,6 +43,20 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "remove_unused_columns": ((False,), "the trainer needs to know which completions were cut"),
 }
 """Options of ``DPOConfig`` that f-DPO does not honour: neutral values and the alternative."""
+
+
+def counterpart_advice(loss_types: Sequence[str]) -> str:
+    """Returns the options to use in place of TRL's losses, and those that have none.
+
+    Example:
+        >>> counterpart_advice(["sigmoid", "sft", "bco_pair"])
+        'for sft use --sft_weight WEIGHT; f-DPO has no counterpart of bco_pair (see --loss)'
+    """
+    others = [name for name in loss_types if name != "sigmoid"]
+    parts = [f"for {name} use {COUNTERPARTS[name]}" for name in others if name in COUNTERPARTS]
+    if unknown := [name for name in others if name not in COUNTERPARTS]:
+        parts.append(f"f-DPO has no counterpart of {', '.join(unknown)} (see --loss)")
+    return "; ".join(parts) or REFUSED["loss_type"][1]
 
 
 @dataclass
@@ -96,11 +116,42 @@ class FDPOConfig(LossConfig, DPOConfig):
         if self.gradient_checkpointing is None:
             self.gradient_checkpointing = accelerated
         super().__post_init__()
-        self.check_loss()
-        if not (math.isfinite(self.sft_weight) and self.sft_weight >= 0):
-            raise ValueError(f"--sft_weight must be finite and at least 0, got {self.sft_weight}")
+        self._check()
+
+    @classmethod
+    def from_trl(cls, args: DPOConfig) -> FDPOConfig:
+        """Returns a configuration of TRL with the defaults of the options that are ours.
+
+        All values stay as TRL resolved them; only options that the trainer needs off are turned
+        off, which are on in every ``DPOConfig``.
+
+        Raises:
+            TypeError: If it is none.
+            ValueError: If an option is refused, as for an ``FDPOConfig``.
+        """
+        if isinstance(args, cls):
+            return args
+        if not isinstance(args, DPOConfig):
+            kind = type(args).__name__
+            raise TypeError(f"args must be an FDPOConfig or a DPOConfig, not {kind}")
+        config = object.__new__(cls)  # TRL has resolved the options already
+        for option in fields(cls):
+            if not hasattr(args, option.name):
+                setattr(config, option.name, option.default)
+        config.__dict__.update(vars(args))
+        config.remove_unused_columns = config.logging_nan_inf_filter = False
+        config._refuse()
+        config._check()
+        return config
 
     def _refuse(self) -> None:
         for name, (neutral, advice) in REFUSED.items():
             if (value := getattr(self, name)) not in neutral:
+                if name == "loss_type":
+                    advice = counterpart_advice([value] if isinstance(value, str) else value)
                 raise ValueError(f"--{name} {value!r} is not honoured by f-DPO: {advice}")
+
+    def _check(self) -> None:
+        self.check_loss()
+        if not (math.isfinite(self.sft_weight) and self.sft_weight >= 0):
+            raise ValueError(f"--sft_weight must be finite and at least 0, got {self.sft_weight}")

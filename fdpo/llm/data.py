@@ -122,15 +122,6 @@ def _sampled_tokens(
     return {"prompt_ids": prompt, **{f"{side}_ids": ids for side, ids in sampled.items()}}
 
 
-def with_pair_index(data: Any) -> Any:
-    """Returns a dataset, or a dictionary of datasets, with the index of each row as a column."""
-    if isinstance(data, dict):
-        return {name: with_pair_index(dataset) for name, dataset in data.items()}
-    if isinstance(data, Dataset):
-        return data.add_column("pair_index", list(range(len(data))))
-    return data
-
-
 def pair_name(data: Any, index: int) -> str:
     """Returns the name of a pair in an error: its index, with its prompt where it has one."""
     if index < 0:

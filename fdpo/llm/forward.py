@@ -13,6 +13,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from fdpo.llm.chunked_head import chunked_head
 from fdpo.llm.collator import PREFIX, PairBatch, PairCollator
+from fdpo.llm.stacked import MASK
+
+NOT_FOR_MODELS = frozenset(PairBatch.__annotations__) - {"input_ids", "attention_mask"} | {MASK}
+"""Fields of a batch that are no arguments of a model."""
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 """Differences of a log-probability that rounding explains, by dtype; 0.1 for other dtypes."""
@@ -46,6 +50,8 @@ def sum_by_completion(values: Tensor, num_targets: Tensor) -> Tensor:
 
 def model_inputs(batch: PairBatch) -> dict[str, Any]:
     """Returns the arguments with which a language model predicts a batch's tokens."""
+    if MASK in batch:  # another collator's: what is not ours is the model's
+        return {k: v for k, v in batch.items() if k not in NOT_FOR_MODELS} | {"use_cache": False}
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     if "segments" in batch:
         inputs["position_ids"] = batch["position_ids"]
@@ -79,7 +85,12 @@ def packing_obstacle(model: Any) -> str:
         return "its attention has a sliding window"
     if hasattr(config, "output_router_logits"):
         return "the loss of its router counts the tokens of plain rows"
-    error = _packing_error(model, config.vocab_size)
+    try:
+        with _undisturbed(model):
+            error = _packing_error(model, config.vocab_size)
+    except Exception as reason:  # a model's own code fails as it likes
+        first_line = str(reason).strip().partition("\n")[0]
+        return f"a trial of it fails ({type(reason).__name__}: {first_line[:120]})"
     if not error <= TOLERANCE.get(bare.dtype, 0.1):
         return (
             f"it does not follow the mask and positions (a log-probability is off by {error:.2g})"
@@ -87,21 +98,50 @@ def packing_obstacle(model: Any) -> str:
     return ""
 
 
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Runs a model in evaluation mode, and restores modes, weights, buffers and random numbers.
+
+    Some models change in a forward pass: bitsandbytes casts biases, others adapt their positions.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    weights = [(parameter, parameter.data) for parameter in model.parameters()]
+    buffers = [
+        (m, name, b, b.clone())
+        for m in model.modules()
+        for name, b in m._buffers.items()
+        if b is not None
+    ]
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=_accelerators(model)):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, data in weights:
+            parameter.data = data
+        for module, name, buffer, value in buffers:
+            module._buffers[name] = buffer.copy_(value)
+
+
+def _accelerators(model: nn.Module) -> list[torch.device]:
+    devices = {parameter.device for parameter in model.parameters()}
+    return [device for device in devices if device.type == "cuda"]
+
+
 @torch.no_grad()
 def _packing_error(model: Any, vocab_size: int) -> float:
     """Returns by how much packing changes a log-probability of two completions."""
     ids = [(7 * i + 3) % vocab_size for i in range(12)]
     pair = {"prompt_ids": ids[:5], "chosen_ids": ids[5:9], "rejected_ids": ids[9:]}
-    device, training = next(model.parameters()).device, model.training
+    device = next(model.parameters()).device
 
     def log_probs(packing: Literal["never", "always"]) -> Tensor:
         batch = PairCollator(pad_token_id=0, packing=packing)([pair])
         return token_log_probs(model, _to(batch, device), model).log_probs
 
-    model.eval()
-    error = (log_probs("never") - log_probs("always")).abs().max().item()
-    model.train(training)
-    return error
+    return (log_probs("never") - log_probs("always")).abs().max().item()
 
 
 def _to(batch: PairBatch, device: torch.device) -> PairBatch:

@@ -14,6 +14,7 @@ from peft import PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoProcessor,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -89,6 +90,11 @@ class ModelSource:
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
+
+    def processing_class(self) -> Any:
+        """Loads the processor, or the tokenizer where the model is one of text alone."""
+        loader = AutoTokenizer if self.base() else AutoProcessor
+        return loader.from_pretrained(self.name, **self.options)
 
     def config(self) -> PretrainedConfig:
         """Loads the configuration, an adapter's from its base."""

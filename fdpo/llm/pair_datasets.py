@@ -109,7 +109,10 @@ def _streamed(data: IterableDataset, source: str, pairing: PairingConfig) -> Ite
         rows = _pairs_of_group(row, source, pairing) if groups else _pair_of_row(row, source)
         return as_columns(rows) or {name: [] for name in row}
 
-    return data.map(convert, batched=True, batch_size=1, remove_columns=list(first))
+    pairs = data.map(convert, batched=True, batch_size=1, remove_columns=list(first))
+    if next(iter(pairs), None) is None:
+        raise ValueError(f"{source}: no pair is left")
+    return pairs
 
 
 def _pairs_of_group(

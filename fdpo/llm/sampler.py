@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
+from datasets import Dataset
 from torch.utils.data import Sampler
 
+from fdpo.llm.config import FDPOConfig
+from fdpo.preferences.pairs import SIDES
 from fdpo.runs.seeds import derived_seed
 
 WINDOW = 32
@@ -70,3 +73,13 @@ class PairSampler(Sampler[int]):
     def _sorted(self, window: list[list[int]]) -> Iterator[int]:
         for group in sorted(window, key=lambda group: max(self.lengths[i] for i in group)):
             yield from group
+
+
+def pair_sampler(data: Dataset, args: FDPOConfig) -> PairSampler:
+    """Makes the sampler of a dataset that TRL tokenised."""
+    update_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    seed = args.seed if args.data_seed is None else args.data_seed
+    prompts = [tuple(ids) for ids in data["prompt_ids"]]
+    sides = zip(*(map(len, data[f"{side}_ids"]) for side in SIDES), strict=True)
+    lengths = [len(prompt) + max(both) for prompt, both in zip(prompts, sides, strict=True)]
+    return PairSampler(prompts, lengths, update_size, seed)

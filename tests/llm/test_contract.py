@@ -7,6 +7,7 @@ import inspect
 
 import pytest
 import trl
+from transformers import Trainer
 from trl import DPOConfig, DPOTrainer
 from trl.kernels import ChunkedLogProbFunction
 from trl.trainer import utils
@@ -16,6 +17,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 from fdpo.cli.quiet import SHORTENED_PROMPT
 from fdpo.llm import chunked_head as head
 from fdpo.llm.config import REFUSED
+from fdpo.llm.defaults import TRL_ORDER
 
 
 def test_version_is_the_pinned_one() -> None:
@@ -33,10 +35,32 @@ def test_reference_log_probs_come_from_a_public_method() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["precompute_ref_logps", "ref_model", "aux_loss_enabled", "router_aux_loss_coef"]
-)
+    "name",
+    [
+        "precompute_ref_logps", "ref_model", "aux_loss_enabled", "router_aux_loss_coef",
+        "_is_vision_dataset", "_is_vlm", "_tokenizer",
+    ],
+)  # fmt: skip
 def test_trainer_sets_these_attributes(name: str) -> None:
     assert f"self.{name} = " in inspect.getsource(DPOTrainer.__init__)
+
+
+def test_positional_arguments_of_the_trainer() -> None:
+    assert TRL_ORDER == (
+        "ref_model", "args", "data_collator", "train_dataset", "eval_dataset", "processing_class",
+        "compute_metrics", "callbacks", "optimizers", "quantization_config", "peft_config",
+    )  # fmt: skip
+
+
+def test_accelerator_is_created_by_a_method() -> None:
+    assert "self.create_accelerator_and_postprocess()" in inspect.getsource(Trainer.__init__)
+    assert "self.accelerator = Accelerator(" in inspect.getsource(
+        Trainer.create_accelerator_and_postprocess
+    )
+
+
+def test_evaluate_prepares_its_dataset_by_the_same_method() -> None:
+    assert "self._prepare_dataset(" in inspect.getsource(DPOTrainer.evaluate)
 
 
 def test_fused_head_returns_these_fields() -> None:

@@ -28,13 +28,13 @@ def test_the_rows_that_are_left_out_are_counted(
     with caplog.at_level(logging.WARNING, logger="fdpo.llm.data"):
         assert len(trainer(tiny_model, tmp_path, SHORT + LONG).train_dataset) == 4
     [line] = [r.getMessage() for r in caplog.records if r.name == "fdpo.llm.data"]
-    assert line.startswith("train dataset: 2 of 6 pairs are left out: their prompts fill")
+    assert line.startswith("train_dataset: 2 of 6 pairs are left out: their prompts fill")
     caplog.clear()
     kept = trainer(tiny_model, tmp_path, SHORT + LONG, truncation_mode="keep_end")
     assert len(kept.train_dataset) == 6 and not caplog.records
 
 
 def test_nothing_left_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
-    message = "train dataset: no pair is left, every prompt fills --max_length 32"
+    message = "train_dataset: no pair is left, every prompt fills --max_length 32"
     with pytest.raises(ValueError, match=message):
         trainer(tiny_model, tmp_path, LONG)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from torch import Tensor
 
 import fdpo
-from fdpo.llm.metrics import Means, PairMetrics
+from fdpo.llm.metrics import CountedPairs, Means, PairMetrics
 from fdpo.llm.trainer import FDPOTrainer
 from tests.llm.training import config
 
@@ -48,27 +49,42 @@ def test_a_loss_that_is_not_finite_names_step_and_pair(
 
 def test_means_are_those_since_the_last_log() -> None:
     means = Means()
-    means.add("train", {"margin": 1.0, "entropy": 4.0})
-    means.add("eval", {"margin": 5.0})
-    means.add("train", {"margin": 2.0, "entropy": 2.0})
+    means.add("train", {"margin": (1.0, 1), "entropy": (4.0, 2)})
+    means.add("eval", {"margin": (5.0, 1)})
+    means.add("train", {"margin": (5.0, 2), "entropy": (2.0, 1)})
     for num_tokens in (10, 30):
         means.set("train", "num_tokens", num_tokens)
-    assert means.pop("train") == {"margin": 1.5, "entropy": 3.0, "num_tokens": 30}
+    assert means.mean("train", "margin") == 2.0 and means.mean("train", "none") is None
+    assert means.pop("train") == {"margin": 2.0, "entropy": 2.0, "num_tokens": 30}
     assert means.pop("train") == {} and means.pop("eval") == {"eval_margin": 5.0}
+
+
+def gather(indices: Tensor | None, columns: dict[str, Tensor]) -> PairMetrics:
+    return PairMetrics.gather(CountedPairs(Accelerator(cpu=True)), "train", indices, columns)
 
 
 def test_metrics_of_pairs_are_found_by_name() -> None:
     columns = {"loss": torch.tensor([0.5, 0.7]), "rewards/accuracies": torch.tensor([True, False])}
-    metrics = PairMetrics.gather(Accelerator(cpu=True), torch.tensor([4, 9]), columns)
+    metrics = gather(torch.tensor([4, 9]), columns)
     assert metrics["loss"].tolist() == pytest.approx([0.5, 0.7])
-    assert metrics.means() == {"rewards/accuracies": 0.5}
+    assert metrics.sums() == {"loss": (pytest.approx(1.2), 2), "rewards/accuracies": (1.0, 2)}
     assert [index for index, _ in metrics.rows()] == [4, 9]
     assert metrics.first_nonfinite() is None
+
+
+def test_metrics_of_tokens_weigh_each_token_the_same() -> None:
+    columns = {
+        "entropy": torch.tensor([6.0, 8.0]),
+        "mean_token_accuracy": torch.tensor([1, 4]),
+        "num_chosen": torch.tensor([2, 5]),
+        "num_rejected": torch.tensor([1, 6]),
+    }
+    assert gather(None, columns).sums() == {"entropy": (14, 14), "mean_token_accuracy": (5, 7)}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_the_first_loss_that_is_not_finite(value: float) -> None:
     columns = {"loss": torch.tensor([0.5, value, value]), "rewards/margins": torch.arange(3)}
-    metrics = PairMetrics.gather(Accelerator(cpu=True), None, columns)
+    metrics = gather(None, columns)
     index, row = metrics.first_nonfinite() or (None, {})
     assert (index, row["rewards/margins"]) == (-1, 1.0) and metrics.indices == [-1] * 3

@@ -146,8 +146,8 @@ def test_router_loss_is_added(pairs: Dataset, tiny_model: Path, tmp_path: Path) 
         )
         batch = next(iter(trainer.get_train_dataloader()))
         losses[coefficient] = trainer.compute_loss(trainer.model, batch).item()
-    aux_loss = trainer.means.values["train"]["aux_loss"][0]
-    assert aux_loss > 0
+    aux_loss = trainer.means.mean("train", "aux_loss")
+    assert aux_loss is not None and aux_loss > 0
     assert losses[0.5] - losses[0.0] == pytest.approx(0.5 * aux_loss, rel=1e-4)
 
 
