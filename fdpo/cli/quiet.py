@@ -14,11 +14,7 @@ BAR_DELAY = 2.0
 SHORTENED_PROMPT = "The tokenized prompt is not a prefix of the tokenized prompt+completion"
 """TRL's warning of a prompt whose last tokens merge with the completion's; programs count them."""
 
-LEFT_OUT = "are left out: their prompts fill"
-"""The trainer's warning of prompts that are too long; programs count them too."""
-
 LOGGED = {
-    "fdpo.llm.data": (LEFT_OUT,),
     "trl.trainer.dpo_trainer": (SHORTENED_PROMPT,),
     "transformers.trainer_utils": (
         "The tokenizer has new PAD/BOS/EOS tokens",
@@ -33,6 +29,7 @@ LOGGED = {
 WARNED = (
     (".*gradient_checkpointing", FutureWarning),  # TRL sets it under its former name
     (".*fan_in_fan_out is set to", UserWarning),  # PEFT corrects it itself
+    (".*are left out: their prompts fill", UserWarning),  # programs count them themselves
     (".*keep_end.* truncation mode", FutureWarning),  # our own collator has it
 )
 """Warnings that are ignored: a regular expression and the category."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ from fdpo.llm.pair_datasets import pairs_dataset, pairs_from_dataset
 from fdpo.preferences.pairs import SIDES, Pair, PairingConfig, split_by_prompt
 from fdpo.preferences.schema import preferences_from_rows
 from fdpo.runs.hub import is_hub_id
+from fdpo.runs.notes import note
 from fdpo.runs.rows import read_rows
-
-logger = logging.getLogger(__name__)
 
 
 def load_preferences(
@@ -153,7 +151,7 @@ def check_left_out(given: Any, prepared: Any, name: str, max_length: int | None)
             "to the model's context), or shorten prompts with --truncation_mode keep_end"
         )
     if left_out := len(given) - len(prepared):
-        logger.warning(
+        note(
             f"{name}: {left_out:,} of {len(given):,} pairs are left out: their prompts fill "
             f"max_length {max_length:,}; truncation_mode keep_end shortens them"
         )

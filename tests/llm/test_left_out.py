@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import warnings
 from pathlib import Path
 
 import pytest
@@ -22,16 +22,15 @@ def trainer(model: Path, folder: Path, rows: list[dict[str, str]], **options: st
     return FDPOTrainer(str(model), args, train_dataset=Dataset.from_list(rows))
 
 
-def test_the_rows_that_are_left_out_are_counted(
-    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING, logger="fdpo.llm.data"):
+def test_the_rows_that_are_left_out_are_counted(tiny_model: Path, tmp_path: Path) -> None:
+    line = "train_dataset: 2 of 6 pairs are left out: their prompts fill max_length 32"
+    with pytest.warns(UserWarning, match=line):
         assert len(trainer(tiny_model, tmp_path, SHORT + LONG).train_dataset) == 4
-    [line] = [r.getMessage() for r in caplog.records if r.name == "fdpo.llm.data"]
-    assert line.startswith("train_dataset: 2 of 6 pairs are left out: their prompts fill")
-    caplog.clear()
-    kept = trainer(tiny_model, tmp_path, SHORT + LONG, truncation_mode="keep_end")
-    assert len(kept.train_dataset) == 6 and not caplog.records
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        kept = trainer(tiny_model, tmp_path, SHORT + LONG, truncation_mode="keep_end")
+    assert len(kept.train_dataset) == 6
+    assert not any("left out" in str(warning.message) for warning in warned)
 
 
 def test_nothing_left_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
