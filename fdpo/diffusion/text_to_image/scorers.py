@@ -14,8 +14,9 @@ A scorer is a function (prompts, paths) -> scores, larger is better (:mod:`fdpo.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -128,6 +129,15 @@ def get_image_scorer(spec: str, device: torch.device | str = "cpu") -> Scorer:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"scorer {spec}: cannot be loaded ({reason})") from error
     return checked(_file_scorer(score_images), spec)
+
+
+def try_scorers(scorers: Iterable[Scorer]) -> None:
+    """Scores a blank image by each scorer, so that one that fails does so before the work."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "blank.png"
+        Image.new("RGB", (64, 64), "grey").save(path)
+        for scorer in scorers:
+            scorer(["a photo"], [str(path)])
 
 
 def _file_scorer(score_images: Callable[..., Tensor]) -> Scorer:

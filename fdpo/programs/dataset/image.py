@@ -58,7 +58,7 @@ def generate_prompted(run: Run, image: ImageArguments, args: DatasetArguments) -
     """Generates images of prompts with Stable Diffusion."""
     from fdpo.diffusion.text_to_image.feedback import completer
     from fdpo.diffusion.text_to_image.pipeline import GUIDANCE, load_trained
-    from fdpo.diffusion.text_to_image.scorers import get_image_scorer
+    from fdpo.diffusion.text_to_image.scorers import get_image_scorer, try_scorers
 
     device = partial_state().device
     prompts = read_prompts(str(image.prompts), image.num_prompts, captions=True)
@@ -69,6 +69,7 @@ def generate_prompted(run: Run, image: ImageArguments, args: DatasetArguments) -
     resolution = image.resolution or model.resolution
     model.latent_shape(resolution)
     scorer = get_image_scorer(image.scorer or "pickscore", device)
+    try_scorers([scorer])
     run.start()
     options = {
         "steps": image.sampling_steps,

@@ -79,10 +79,12 @@ def load_prompts(args: CompareArguments) -> list[str]:
 
 
 def load_scorers(args: CompareArguments) -> dict[str, Scorer]:
-    """Loads the scorers by name."""
-    from fdpo.diffusion.text_to_image.scorers import get_image_scorer
+    """Loads the scorers by name and tries them."""
+    from fdpo.diffusion.text_to_image.scorers import get_image_scorer, try_scorers
 
-    return {name: get_image_scorer(name, partial_state().device) for name in args.scorers}
+    scorers = {name: get_image_scorer(name, partial_state().device) for name in args.scorers}
+    try_scorers(scorers.values())
+    return scorers
 
 
 def model_sources(args: CompareArguments) -> dict[str, PipelineSource]:

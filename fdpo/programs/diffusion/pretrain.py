@@ -23,7 +23,7 @@ from fdpo.diffusion.config import DiffusionConfig
 from fdpo.diffusion.dataset import Images
 from fdpo.diffusion.images import tiled, write_image
 from fdpo.diffusion.noise import DDPM, Flow, NoiseProcess
-from fdpo.runs.distributed import keep_freed_memory, partial_state
+from fdpo.runs.distributed import is_main_process, keep_freed_memory, partial_state
 from fdpo.tasks.mnist import CLASSIFIER, load_mnist
 
 Labelled = tuple[torch.Tensor, torch.Tensor]
@@ -96,9 +96,15 @@ def train_classifier(
         device="cpu" if args.use_cpu else partial_state().device,
     )
     trained.half().save_pretrained(export)
-    classifier, (images, labels) = mnist_classifier.load_classifier(export), test
-    mnist_classifier.save_real_features(export, mnist_classifier.judge(classifier, images), labels)
-    return mnist_classifier.measure_classifier(classifier, images, labels, seed=args.seed + 1)
+    metrics: dict[str, float] = {}
+    with run.reporting("measures on test images"):
+        classifier, (images, labels) = mnist_classifier.load_classifier(export), test
+        judgement = mnist_classifier.judge(classifier, images)
+        mnist_classifier.save_real_features(export, judgement, labels)
+        metrics |= mnist_classifier.measure_classifier(
+            classifier, images, labels, seed=args.seed + 1
+        )
+    return metrics
 
 
 def train_denoiser(
@@ -113,17 +119,20 @@ def train_denoiser(
     torch.manual_seed(args.seed)
     model: nn.Module = load_image_model(args.init)[0] if args.init else PixelUNet()
     process, config = make_process(args), make_config(args)
-    run.start()
     trainer = DiffusionTrainer(model, process, Images(train[0]), config)
+    run.start()
     trainer.train(run.checkpoint)
     run.exit_if(trainer.interrupts.stopped, trainer.step)
+    metrics: dict[str, float] = {}
     if not trainer.accelerator.is_main_process:
-        return {}
+        return metrics
     trained = trainer.finished()
     save_image_model(trained, process, export, half=True)
-    metrics = {"held_out_loss": held_out_loss(trained, process, test[0])}
+    with run.reporting("held-out loss"):
+        metrics["held_out_loss"] = held_out_loss(trained, process, test[0])
     if CLASSIFIER.exists() and args.samples:
-        metrics |= measure_samples(args, trained, process, export)
+        with run.reporting("measures of samples"):
+            metrics |= measure_samples(args, trained, process, export)
     return metrics
 
 
@@ -184,9 +193,9 @@ def main() -> None:
         test = load_mnist(args.data_root, train=False)
         train_model = train_classifier if args.model == "classifier" else train_denoiser
         metrics = train_model(args, run, train, test)
-        if metrics:
+        if is_main_process():
             print("\n".join(f"{name:24} {value:.4f}" for name, value in metrics.items()))
-            run.finish(metrics)
+        run.finish(metrics)
 
 
 if __name__ == "__main__":

@@ -110,9 +110,9 @@ def check(args: DataArguments, config: TrainConfig) -> None:
 
 
 def load_model(args: DataArguments) -> tuple[nn.Module, NoiseProcess]:
-    """Loads the model and its noising process and checks that the classifier fits."""
+    """Loads the model and its noising process and checks that the evaluation can follow."""
     from fdpo.diffusion.models import image_shape, load_image_model
-    from fdpo.tasks.mnist_classifier import load_classifier, require_size
+    from fdpo.tasks.mnist_classifier import load_classifier, load_real_features, require_size
 
     model, process = load_image_model(args.model)
     if isinstance(process, Flow):
@@ -121,6 +121,10 @@ def load_model(args: DataArguments) -> tuple[nn.Module, NoiseProcess]:
         raise ValueError(f"--flow_times has no effect: {args.model} is no flow model")
     load_classifier(args.classifier)
     require_size(image_shape(model), args.classifier)
+    if args.eval_samples:
+        import matplotlib  # noqa: F401  # the plots need it after the training
+
+        load_real_features(args.classifier, args.target)
     return model, process
 
 
@@ -170,20 +174,21 @@ def validate(args: DataArguments, process: NoiseProcess, model: nn.Module) -> di
 
 
 def finish(run: Run, args: DataArguments, trainer: DiffusionTrainer, base: nn.Module) -> None:
-    """Compares the trained model with its base, saves it and writes the metrics."""
+    """Saves the trained model, compares it with its base and writes the metrics."""
     from fdpo.diffusion.models import save_image_model
     from fdpo.tasks.mnist_report import compare, table
 
+    save_image_model(trainer.merged(), trainer.process, run.folder)
     metrics = {"steps": trainer.step, "train_seconds": trainer.seconds, **trainer.quantiles()}
     if args.eval_samples:
-        comparison = compare(
-            trainer.finished(), base, trainer.process, run.folder, classifier=args.classifier,
-            target=args.target, samples=args.eval_samples, steps=args.sampling_steps,
-            reference_cache=trainer.config.reference_cache,
-        )  # fmt: skip
-        metrics |= comparison
-        print(table(comparison))
-    save_image_model(trainer.merged(), trainer.process, run.folder)
+        with run.reporting("comparison of samples"):
+            comparison = compare(
+                trainer.finished(), base, trainer.process, run.folder, classifier=args.classifier,
+                target=args.target, samples=args.eval_samples, steps=args.sampling_steps,
+                reference_cache=trainer.config.reference_cache,
+            )  # fmt: skip
+            metrics |= comparison
+            print(table(comparison))
     run.finish(metrics)
 
 

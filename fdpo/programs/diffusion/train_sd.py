@@ -225,7 +225,7 @@ def make_validation(
     config: TrainConfig,
 ) -> Validation | None:  # fmt: skip
     """Returns the validation that the options ask for, ``None`` without validation images."""
-    from fdpo.diffusion.text_to_image.scorers import get_image_scorer
+    from fdpo.diffusion.text_to_image.scorers import get_image_scorer, try_scorers
     from fdpo.diffusion.text_to_image.validation import Validation
 
     if not args.num_validation_images:
@@ -233,12 +233,14 @@ def make_validation(
     captions = dict.fromkeys(pairs.caption(i) for i in range(min(len(pairs), 1000)))
     prompts = args.validation_prompts or list(captions)
     device = partial_state().device
+    scorers = {name: get_image_scorer(name, device) for name in args.validation_scorers}
+    try_scorers(scorers.values())
     return Validation(
         model,
         [prompts[i % len(prompts)] for i in range(args.num_validation_images)],
         Path(str(config.output_dir)),
         config.seed,
-        {name: get_image_scorer(name, device) for name in args.validation_scorers},
+        scorers,
         {
             "steps": args.num_inference_steps,
             "guidance_scale": args.guidance_scale,
@@ -279,7 +281,7 @@ def save(
 
 
 def evaluate(
-    trainer: DiffusionTrainer, config: TrainConfig, validation: Validation | None
+    run: Run, trainer: DiffusionTrainer, config: TrainConfig, validation: Validation | None
 ) -> dict[str, float]:
     """Returns the metrics of a finished run and prints them, with a warning about κ if needed."""
     from fdpo.estimators.linearity import linearity_warning
@@ -288,7 +290,8 @@ def evaluate(
     metrics = {"steps": trainer.step, "train_seconds": trainer.seconds, **quantiles}
     metrics["pairs_per_second"] = trainer.step * config.pairs_per_update / trainer.seconds
     if validation is not None:
-        metrics |= validation.compare(trainer.finished(), trainer)
+        with run.reporting("validation images"):
+            metrics |= validation.compare(trainer.finished(), trainer)
     for name, value in metrics.items():
         print(f"{name:28} {value:.5g}")
     if warning := linearity_warning(trainer.divergence, quantiles):
@@ -328,12 +331,14 @@ def main() -> None:
         run.exit_if(trainer.interrupts.stopped, trainer.step)
         names = save(trainer, model, run.folder, model_args)
         if is_main_process():
-            metrics = evaluate(trainer, config, validation)
-            sheet = f"validation/step-{trainer.step}.png" if validation else None
-            write_card(
-                run.folder, model_args.pretrained_model_name_or_path, config,
-                data=data_args.dataset_name, metrics=metrics, images=sheet,
-            )  # fmt: skip
+            metrics = evaluate(run, trainer, config, validation)
+            name = f"validation/step-{trainer.step}.png"
+            sheet = name if validation and (run.folder / name).exists() else None
+            with run.reporting("model card"):
+                write_card(
+                    run.folder, model_args.pretrained_model_name_or_path, config,
+                    data=data_args.dataset_name, metrics=metrics, images=sheet,
+                )  # fmt: skip
             run.finish(metrics)
             if config.push_to_hub:
                 push(run.folder, config.hub_model_id, [*names, CARD, *([sheet] if sheet else [])])

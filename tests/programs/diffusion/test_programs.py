@@ -268,3 +268,30 @@ def test_help_and_usage_errors_import_no_heavy_library() -> None:
         [sys.executable, "-c", LIGHT], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.stdout.splitlines()[-1] == "set()", done.stderr
+
+
+def test_what_the_evaluation_needs_is_checked_before_the_training(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("classifier/real_features.safetensors").unlink()
+    options = ("diffusion/train.py", "--model", "ddpm", "--data", "digits", *SMALL)
+    with pytest.raises(SystemExit) as stop:
+        run(*options, "--output_dir", "out")
+    assert stop.value.code == 2 and not Path("out").exists()
+    assert "classifier classifier: no real_features.safetensors" in capsys.readouterr().err
+    run(*options, "--output_dir", "out", "--eval_samples", 0)
+
+
+def test_a_failed_comparison_keeps_the_model(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no room for samples")
+
+    monkeypatch.setattr("fdpo.tasks.mnist_report.path_kl", fail)
+    run("diffusion/train.py", "--model", "ddpm", "--data", "digits", *SMALL, "--output_dir", "out")
+    metrics = json.loads(Path("out/metrics.json").read_text())
+    assert metrics["steps"] == 3
+    assert metrics["missing"] == {"comparison of samples": "RuntimeError: no room for samples"}
+    load_image_model("out")
+    assert "goes on without its comparison of samples" in capsys.readouterr().err

@@ -210,3 +210,33 @@ def test_upload(run_sd: Run, pipelines: Pipelines, monkeypatch: pytest.MonkeyPat
     assert name == options["repo_id"] == "me/lora"
     assert {LORA, "README.md"} <= set(options["allow_patterns"])
     assert not any("checkpoint" in pattern for pattern in options["allow_patterns"])
+
+
+SCORER = """
+calls = []
+def score(prompts, paths):
+    calls.append(len(paths))
+    if len(calls) == {failing}:
+        raise {error}("cannot score")
+    return [0.5] * len(paths)
+"""
+
+
+def test_a_scorer_that_fails_does_so_before_the_training_or_leaves_the_model(
+    run_sd: Run, pipelines: Pipelines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, failing, error in (("first", 1, "ValueError"), ("later", 2, "RuntimeError")):
+        (tmp_path / f"{name}_scorer.py").write_text(SCORER.format(failing=failing, error=error))
+    options = {"num_validation_images": 2, "rank": 2}
+    with pytest.raises(SystemExit) as stop:
+        train(run_sd, pipelines("sd-e"), validation_scorers=["first_scorer:score"], **options)
+    assert stop.value.code == 2 and not Path("out").exists()
+    assert capsys.readouterr().err.endswith("train_sd.py: error: cannot score\n")
+    train(run_sd, pipelines("sd-e"), validation_scorers=["later_scorer:score"], **options)
+    metrics: dict[str, Any] = read_metrics()
+    assert metrics["steps"] == 2
+    assert metrics["missing"] == {"validation images": "RuntimeError: cannot score"}
+    assert Path("out/pytorch_lora_weights.safetensors").is_file()
+    assert Path("out/README.md").is_file()
