@@ -145,9 +145,9 @@ def require_weights(folder: str | Path) -> None:
     """Raises ``ValueError`` unless a diffusers model's folder holds its weights as safetensors."""
     if any(Path(folder).glob(f"{WEIGHTS}*.safetensors")):
         return
-    pickled = [path.name for path in Path(folder).glob(f"{WEIGHTS}*.bin")]
-    unread = f"; {pickled[0]} is not read, because a pickle may run a stranger's code" * bool(
-        pickled
+    unread = "".join(
+        f"; {path.name} is not read, because a pickle may run a stranger's code"
+        for path in Path(folder).glob(f"{WEIGHTS}*.bin")
     )
     raise ValueError(f"model {folder}: no weights in this folder ({WEIGHTS}.safetensors){unread}")
 

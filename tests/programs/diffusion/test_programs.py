@@ -162,7 +162,7 @@ WRONG = [
     (("--data", "nowhere"), "nowhere: no such folder"),
     (("--data", "wide"), "chosen/0.png: has 32 x 32 pixels, the model 28 x 28"),
     (("--data", "odd"), "2 images in chosen/, 1 in rejected/"),
-    (("--data", "torn"), "chosen/0.png: cannot be read as an image"),
+    (("--data", "torn"), "chosen/0.png: not an image"),
     (("--data", "mnist", "--data_root", "torn"), "train-images-idx3-ubyte.gz: not a gzip file"),
     (("--model", "./nowhere"), "model ./nowhere: no such folder"),
     (("--model", "bare"), "model bare: no weights in this folder"),
