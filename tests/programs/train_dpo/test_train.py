@@ -149,7 +149,7 @@ WRONG_ROWS = [
     ),
     (
         [{"prompt": f"{i} the film " * 80, "chosen": "a", "rejected": "b"} for i in range(3)],
-        "train dataset: no pair is left, every prompt fills --max_length 64: .* keep_end",
+        "train_dataset: no pair is left, every prompt fills --max_length 64: .* keep_end",
     ),
 ]
 

@@ -113,7 +113,7 @@ def test_a_side_without_a_pair_that_fits_is_refused(
     sizes = (90, 3) if side == "train" else (3, 90)
     both = [rows(make, 4, size, start=20 * i) for i, size in enumerate(sizes)]
     data = data_folder(tmp_path / "data", *both)
-    message = f"{side} dataset: no pair is left, every prompt fills --max_length 64"
+    message = f"{side}_dataset: no pair is left, every prompt fills --max_length 64"
     options = ("--precompute_ref_log_probs", "true", *SMALL, "--output_dir", "out")
     refused(train, capsys, message, "--model", chat_model, "--dataset", data, *options)
     assert not (tmp_path / "out").exists()
