@@ -18,6 +18,16 @@ from trl.data_utils import is_conversational, prepare_multimodal_messages
 from fdpo.preferences.pairs import SIDES
 
 
+def require_chat_template(data: Any, tokenizer: Any, source: str) -> None:
+    """Raises `ValueError` if rows are conversations and the tokenizer has no template for them."""
+    if tokenizer.chat_template is None and is_conversational(next(iter(data), {})):
+        name = tokenizer.name_or_path
+        raise ValueError(
+            f"{source}: its rows are conversations, and the tokenizer of {name} has no chat "
+            "template: choose a chat model, or write the rows as plain texts"
+        )
+
+
 def with_template_kwargs(data: Any) -> Any:
     """Returns a dataset whose rows all have ``chat_template_kwargs``, if some of them have."""
     if "chat_template_kwargs" not in next(iter(data), {}):

@@ -44,7 +44,12 @@ from fdpo.llm.metrics import (
     token_columns,
 )
 from fdpo.llm.models import policy_and_reference, requested_source
-from fdpo.llm.preparation import with_pair_index, with_template_kwargs, without_added_ends
+from fdpo.llm.preparation import (
+    require_chat_template,
+    with_pair_index,
+    with_template_kwargs,
+    without_added_ends,
+)
 from fdpo.llm.reference import Reference, has_sharded_weights
 from fdpo.llm.sampler import pair_sampler
 from fdpo.llm.stacked import IndexedCollator, as_pair_batch, naming_max_length, require_unmarked
@@ -300,6 +305,7 @@ class FDPOTrainer(DPOTrainer):
         known = dataset_name in ("train", "eval")
         source = f"{dataset_name}_dataset" if known else f"eval_dataset {dataset_name}"
         dataset = with_template_kwargs(as_pairs(dataset, source, self.pairing))
+        require_chat_template(dataset, self._tokenizer, source)
         prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         check_left_out(dataset, prepared, source, args.max_length)
         prepared = with_sampled_tokens(prepared, self._tokenizer)

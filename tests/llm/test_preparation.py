@@ -128,3 +128,9 @@ def test_arguments_of_the_template_apply_to_a_cut_turn_too(
     (row,) = prepared(tiny_model, tmp_path, rows, tokenizer)
     assert tokenizer.decode(row["prompt_ids"]).startswith(" fine<|user|>")
     assert tokenizer.decode(row["chosen_ids"]) == " good"
+
+
+def test_conversations_need_a_chat_template(tiny_model: Path, tmp_path: Path) -> None:
+    data = Dataset.from_list([conversation(" good")])
+    with pytest.raises(ValueError, match="^train_dataset: its rows are conversations, and .*tiny"):
+        FDPOTrainer(str(tiny_model), config(tmp_path), train_dataset=data)

@@ -11,6 +11,8 @@ from fdpo.tasks import COMMANDS, PRETRAINED
 
 PROMPTED = ("prompts", "num_prompts", "guidance_scale", "resolution", "dtype")
 """Options of images that need prompts."""
+LOADING = ("model_revision", "trust_remote_code")
+"""Options of a text model that few need."""
 UNPROMPTED = ("num_groups", "target", "classifier")
 """Options of images without prompts."""
 
@@ -22,6 +24,12 @@ class SourceArguments:
     model: str = field(
         default=str(PRETRAINED / "imdb-gpt2"),
         metadata={"help": "model that completes the prompts: hub id or folder"},
+    )
+    model_revision: str | None = field(
+        default=None, metadata={"help": "branch, tag or commit of the model's hub id"}
+    )
+    trust_remote_code: bool | None = field(
+        default=None, metadata={"help": "run code of the model's repository"}
     )
     dtype: str = field(default="float32", metadata={"help": "the model's dtype, e.g. bfloat16"})
     prompts: str = field(
@@ -56,6 +64,11 @@ class SourceArguments:
             raise ValueError(f"num_prompts must be at least 1, not {self.num_prompts}")
         if self.prompts.endswith(".txt") and self.prompt_words != type(self).prompt_words:
             raise ValueError("prompt_words has no effect on the prompts of a .txt file")
+
+    def provenance(self) -> dict[str, Any]:
+        """Returns the options that describe the completions, for a card."""
+        unset = {name for name in LOADING if getattr(self, name) is None}
+        return {name: value for name, value in asdict(self).items() if name not in unset}
 
 
 @dataclass

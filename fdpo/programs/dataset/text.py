@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
 
 from fdpo.cli.arguments import usage_errors
 from fdpo.cli.program import Run
-from fdpo.llm import models
 from fdpo.llm.generation.batches import by_length
 from fdpo.llm.generation.completions import completer, require_usable
 from fdpo.llm.generation.options import CompletionArguments
 from fdpo.llm.generation.prompts import sampled_prompts
+from fdpo.llm.models import ModelSource
 from fdpo.preferences.generate import make_dataset
 from fdpo.preferences.prompts import read_prompts
 from fdpo.programs.dataset.options import DatasetArguments, SourceArguments, plain_provenance
@@ -26,8 +25,8 @@ def generate(
 ) -> Counter[str]:
     """Completes and scores prompts, and writes the data set of their pairs."""
     device, words = partial_state().device, source.prompt_words or None
-    tokenizer = models.load_tokenizer(source.model)
-    model = models.load_model(source.model, device, source.dtype)
+    asked = ModelSource(source.model, source.model_revision, bool(source.trust_remote_code))
+    tokenizer, model = asked.tokenizer(), asked.model(device, source.dtype)
     scorer = get_scorer(
         source.scorer, label=source.scorer_label, logit=source.scorer_logit, device=device
     )
@@ -51,7 +50,7 @@ def generate(
             completer(model, tokenizer, completion, args.seed),
             scorer,
             parts=list(by_length(prompts, completion.prompts_per_batch)),
-            provenance=plain_provenance(asdict(source) | completion.provenance() | pairing),
+            provenance=plain_provenance(source.provenance() | completion.provenance() | pairing),
             pairing=args,
             test_size=args.test_size,
             seed=args.seed,

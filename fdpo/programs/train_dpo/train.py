@@ -34,23 +34,36 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
 
     from fdpo.llm.generation.conversations import Prompt
+    from fdpo.llm.models import ModelSource
     from fdpo.llm.trainer import FDPOTrainer
 
 
-def default_groups(model: str) -> str:
+def default_groups(source: ModelSource) -> str:
     """Returns the file of the model's own scored completions; dataset/main.py makes it."""
-    folder = Path("runs") / f"dataset-{Path(model).name}"
-    command = [sys.executable, str(COMMANDS / "dataset/main.py"), "--model", model]
+    revision = "" if source.revision in (None, "main") else f"-{runs.file_name(source.revision)}"
+    folder = Path("runs") / f"dataset-{Path(source.name).name}{revision}"
+    command = [sys.executable, str(COMMANDS / "dataset/main.py"), "--model", source.name]
+    if source.revision:
+        command += ["--model_revision", source.revision]
+    if source.trust_remote_code:
+        command += ["--trust_remote_code", "true"]
     run_first([*command, "--output_dir", str(folder)], target=folder / "README.md")
     return str(folder / "groups.jsonl")
 
 
-def load_pairs(args: DataArguments, model: str) -> tuple[DatasetDict, Counter[str]]:
+def model_source(training: TrainConfig, model: PolicyArguments) -> ModelSource:
+    """Returns the model to train, which is also the reference."""
+    from fdpo.llm.models import ModelSource
+
+    return ModelSource(model.model_name_or_path, model.model_revision, training.trust_remote_code)
+
+
+def load_pairs(args: DataArguments, source: ModelSource) -> tuple[DatasetDict, Counter[str]]:
     """Loads the pairs, or makes them on first use, and counts those made and dropped."""
     from fdpo.llm.data import load_preferences
 
     return load_preferences(
-        args.dataset_name or default_groups(model),
+        args.dataset_name or default_groups(source),
         args,
         config=args.dataset_config,
         train_split=args.dataset_train_split,
@@ -60,16 +73,19 @@ def load_pairs(args: DataArguments, model: str) -> tuple[DatasetDict, Counter[st
 
 
 def make_trainer(
-    args: DataArguments, training: TrainConfig, model: PolicyArguments, data: DatasetDict
+    args: DataArguments,
+    training: TrainConfig,
+    model: PolicyArguments,
+    source: ModelSource,
+    data: DatasetDict,
 ) -> FDPOTrainer:
     """Makes the trainer as TRL's own script does."""
     from trl import get_peft_config, get_quantization_config
 
     from fdpo.llm.callbacks import use_brief_progress
-    from fdpo.llm.models import ModelSource, fitting_length
+    from fdpo.llm.models import fitting_length
     from fdpo.llm.trainer import FDPOTrainer
 
-    source = ModelSource(model.model_name_or_path, model.model_revision, training.trust_remote_code)
     training.model_init_kwargs = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
@@ -215,8 +231,9 @@ def set_up(
     from fdpo.scorers import get_scorer
 
     scorers = [get_scorer(name) for name in args.scorers]  # a wrong name fails before all else
-    data, counts = load_pairs(args, model.model_name_or_path)
-    trainer = make_trainer(args, training, model, data)
+    source = model_source(training, model)
+    data, counts = load_pairs(args, source)
+    trainer = make_trainer(args, training, model, source, data)
     prompts, lines = select_prompts(args, data, trainer)
     require_scores(scorers, prompts)
     return trainer, prompts, [*describe_data(trainer, data, counts), *lines]
