@@ -99,12 +99,23 @@ def packing_obstacle(model: Any) -> str:
 
 
 @contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Puts a model into evaluation mode, and each of its modules back into its mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Runs a model in evaluation mode, and restores modes, weights, buffers and random numbers.
 
     Some models change in a forward pass: bitsandbytes casts biases, others adapt their positions.
     """
-    modes = [(module, module.training) for module in model.modules()]
     weights = [(parameter, parameter.data) for parameter in model.parameters()]
     buffers = [
         (m, name, b, b.clone())
@@ -112,13 +123,10 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         for name, b in m._buffers.items()
         if b is not None
     ]
-    model.eval()
     try:
-        with torch.random.fork_rng(devices=_accelerators(model)):
+        with evaluation_mode(model), torch.random.fork_rng(devices=_accelerators(model)):
             yield
     finally:
-        for module, training in modes:
-            module.training = training
         for parameter, data in weights:
             parameter.data = data
         for module, name, buffer, value in buffers:

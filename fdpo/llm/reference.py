@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trl.trainer.utils import use_adapter
 
 from fdpo.llm.collator import PairBatch
-from fdpo.llm.forward import sum_by_completion, token_log_probs
+from fdpo.llm.forward import evaluation_mode, sum_by_completion, token_log_probs
 from fdpo.runs.cache import OFF, ReferenceCache, fingerprint, model_config
 
 CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
@@ -142,18 +142,6 @@ def require_unchanged_base(model: PeftModel) -> None:
                 f"init_lora_weights={start!r} changes the base's weights, so that the policy "
                 "without its adapter is no reference: give ref_model or another initialisation"
             )
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Puts a model into evaluation mode, and each of its modules back into its mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager
