@@ -70,9 +70,15 @@ def printed(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
 def run_forked(*options: object) -> Any:
     """Starts a sweep in a process that has imported everything already."""
     argv = [*map(str, options), "--output_dir", "out"]
-    process = multiprocessing.get_context("fork").Process(target=sweeps.main, args=(QUICK, argv))
+    process = multiprocessing.get_context("fork").Process(target=_in_foreground, args=(argv,))
     process.start()
     return process
+
+
+def _in_foreground(argv: list[str]) -> None:
+    """Runs a sweep that hears Ctrl-C, which a shell hides from tests in its background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sweeps.main(QUICK, argv)
 
 
 def wait_for(ledger: Path, lines: int, process: Any, old: Collection[int] = ()) -> None:
