@@ -230,4 +230,5 @@ def mean_metric(log: Path, metric: str) -> float:
         rows = [json.loads(line) for line in file]
     last = max((row["step"] for row in rows), default=0)
     values = [row[metric] for row in rows if metric in row and row["step"] > last / 2]
-    return sum(values) / len(values) if values else math.nan
+    known = [math.nan if value is None else value for value in values]  # NaN is null in JSON
+    return sum(known) / len(known) if known else math.nan

@@ -16,6 +16,7 @@ from torch import Tensor
 from fdpo.llm.collator import PairBatch
 from fdpo.llm.forward import sum_by_completion
 from fdpo.preferences.pairs import SIDES
+from fdpo.runs.files import to_plain
 
 Mode = Literal["train", "eval"]
 Weighted = tuple[float, float]
@@ -215,4 +216,4 @@ def append_pairs(path: Path, metrics: PairMetrics, *, step: int, beta: float) ->
                 row[f"{side}_log_ratio"] = values[f"log_ratios/{side}"]
                 row[f"{side}_link"] = values[f"rewards/{side}"] / beta
                 row[f"{side}_slope"] = values[f"slopes/{side}"]
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(to_plain(row)) + "\n")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
+from fdpo import runs
 from fdpo.cli import learning_rates
 
 
@@ -28,3 +30,12 @@ def test_a_power_law_goes_through_two_rates_and_between_more() -> None:
 )
 def test_the_next_rate_is_beyond_the_best(losses: dict[float, float], rate: float) -> None:
     assert learning_rates.beyond(losses) == rate
+
+
+def test_a_loss_that_is_not_a_number_is_null_in_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    runs.write_jsonl(log, [{"step": i, "loss": math.nan if i == 4 else 1.0} for i in range(1, 6)])
+    assert math.isnan(learning_rates.mean_metric(log, "loss"))
+    runs.write_jsonl(log, [{"step": i, "loss": float(i)} for i in range(1, 5)])
+    assert learning_rates.mean_metric(log, "loss") == 3.5
+    assert math.isnan(learning_rates.mean_metric(log, "eval_loss"))

@@ -344,13 +344,6 @@ class PipelineSource:
         return model
 
 
-def load_trained(
-    name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> StableDiffusion:
-    """Loads a pipeline, or the LoRA in a run folder with the pipeline that it was trained from."""
-    return PipelineSource(name).load(device, dtype=dtype, unet_dtype=dtype)
-
-
 def base_model(folder: str | Path) -> str:
     """Returns the hub id or folder of the pipeline that the run in a folder was trained from.
 

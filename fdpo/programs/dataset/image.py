@@ -57,7 +57,7 @@ def generate_unprompted(run: Run, image: ImageArguments, args: DatasetArguments)
 def generate_prompted(run: Run, image: ImageArguments, args: DatasetArguments) -> Counter[str]:
     """Generates images of prompts with Stable Diffusion."""
     from fdpo.diffusion.text_to_image.feedback import completer
-    from fdpo.diffusion.text_to_image.pipeline import GUIDANCE, load_trained
+    from fdpo.diffusion.text_to_image.pipeline import GUIDANCE, PipelineSource
     from fdpo.diffusion.text_to_image.scorers import get_image_scorer, try_scorers
 
     device = partial_state().device
@@ -65,7 +65,8 @@ def generate_prompted(run: Run, image: ImageArguments, args: DatasetArguments) -
     dtype = getattr(torch, image.dtype or "float32", None)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"--dtype {image.dtype}: torch has no such dtype")
-    model = load_trained(image.model, device, dtype)
+    source = PipelineSource(image.model, image.revision, image.variant)
+    model = source.load(device, dtype=dtype, unet_dtype=dtype)
     resolution = image.resolution or model.resolution
     model.latent_shape(resolution)
     scorer = get_image_scorer(image.scorer or "pickscore", device)

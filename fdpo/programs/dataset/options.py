@@ -9,10 +9,12 @@ from typing import Any, Literal
 from fdpo.preferences import PairingConfig, require_share
 from fdpo.tasks import COMMANDS, PRETRAINED
 
-PROMPTED = ("prompts", "num_prompts", "guidance_scale", "resolution", "dtype")
+PROMPTED = (
+    "prompts", "num_prompts", "guidance_scale", "resolution", "dtype", "revision", "variant",
+)  # fmt: skip
 """Options of images that need prompts."""
-LOADING = ("model_revision", "trust_remote_code")
-"""Options of a text model that few need."""
+LOADING = ("model_revision", "trust_remote_code", "revision", "variant")
+"""Options that load a model otherwise, which few need."""
 UNPROMPTED = ("num_groups", "target", "classifier")
 """Options of images without prompts."""
 
@@ -67,8 +69,7 @@ class SourceArguments:
 
     def provenance(self) -> dict[str, Any]:
         """Returns the options that describe the completions, for a card."""
-        unset = {name for name in LOADING if getattr(self, name) is None}
-        return {name: value for name, value in asdict(self).items() if name not in unset}
+        return without_unset(asdict(self))
 
 
 @dataclass
@@ -112,6 +113,12 @@ class ImageArguments:
     dtype: str | None = field(
         default=None, metadata={"help": "the model's dtype, with --prompts; default: float32"}
     )
+    revision: str | None = field(
+        default=None, metadata={"help": "revision of the model's hub id, with --prompts"}
+    )
+    variant: str | None = field(
+        default=None, metadata={"help": "variant of its weights, such as fp16, with --prompts"}
+    )
 
     def __post_init__(self) -> None:
         for name in UNPROMPTED if self.prompts else PROMPTED:
@@ -130,7 +137,8 @@ class ImageArguments:
     def provenance(self) -> dict[str, Any]:
         """Returns the options that describe the images, for a card."""
         idle = UNPROMPTED if self.prompts else PROMPTED
-        return {name: value for name, value in asdict(self).items() if name not in idle}
+        values = without_unset(asdict(self))
+        return {name: value for name, value in values.items() if name not in idle}
 
 
 @dataclass
@@ -156,6 +164,11 @@ class DatasetArguments(PairingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_share(self.test_size)
+
+
+def without_unset(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns options without those of :data:`LOADING` that are not given."""
+    return {n: value for n, value in values.items() if n not in LOADING or value is not None}
 
 
 def plain_provenance(values: Mapping[str, Any]) -> dict[str, str]:

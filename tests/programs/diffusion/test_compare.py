@@ -77,6 +77,7 @@ def test_wrong_comparisons_and_prompts(
         ("diffusion/compare.py", {**compare, "dtype": "half8"}, "torch has no such dtype"),
         ("dataset/main.py", {**make, "target": 3}, "--target has no effect with --prompts"),
         ("dataset/main.py", {**make, "prompts": None, "resolution": 8}, "no effect without"),
+        ("dataset/main.py", {**make, "prompts": None, "revision": "v"}, "no effect without"),
         ("dataset/main.py", {**make, "resolution": 18}, "must be a multiple of 4"),
         ("dataset/main.py", {**make, "prompts": "c.txt"}, "c.txt: no such file"),
     ]:
@@ -111,6 +112,13 @@ def test_a_run_is_compared_in_the_variant_that_it_was_trained_with(
     with pytest.raises(SystemExit):
         run_sd("diffusion/compare.py", compare, variant="bf16")
     assert "--variant bf16 has no effect" in capsys.readouterr().err
+    make = {
+        "modality": "image", "model": "only", "prompts": "prompts.txt", "scorer": scorer,
+        "completions": 2, "sampling_steps": 2, "test_size": 0, "output_dir": "generated",
+    }  # fmt: skip
+    run_sd("dataset/main.py", make, variant="fp16")
+    assert len(read_groups("generated/groups.jsonl")) == 2
+    assert "variant" in Path("generated/README.md").read_text()
 
 
 def test_revisions_are_those_of_the_training(tmp_path: Path) -> None:
