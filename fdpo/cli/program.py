@@ -11,7 +11,7 @@ Every training program follows it with one context manager:
         run.exit_if(trainer.interrupted, trainer.step)
         save(model)                     # before the report, which may fail
         with run.reporting("comparison"):
-            metrics |= compare(model)   # an error is one line, and the run goes on
+            metrics |= compare(model)   # an error is one line, and the run continues
         run.finish(metrics)             # metrics.json: the run is finished
 """
 
@@ -159,7 +159,7 @@ class Run:
             with (self.folder / REPORT_ERRORS).open("a", encoding="utf-8") as file:
                 file.write(f"{part}\n{traceback.format_exc()}\n")
             print(
-                f"{self.program}: warning: the run goes on without its {part} ({reason}); "
+                f"{self.program}: warning: the run continues without its {part} ({reason}); "
                 f"{self.folder / REPORT_ERRORS} has the traceback",
                 file=sys.stderr,
             )

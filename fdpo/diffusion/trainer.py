@@ -376,7 +376,7 @@ class DiffusionTrainer:
 
 def _require_trackers(config: DiffusionConfig, accelerator: Accelerator) -> None:
     """Raises ``ImportError`` for the trackers that Accelerate left out because they are missing."""
-    found = {str(getattr(tracker, "value", tracker)) for tracker in accelerator.log_with}
+    available = {str(getattr(tracker, "value", tracker)) for tracker in accelerator.log_with}
     for name in config.trackers:
-        if name not in found | {"all"}:
+        if name not in available | {"all"}:
             raise ImportError(f"--report_to {name}: pip install {name.replace('_', '-')}")

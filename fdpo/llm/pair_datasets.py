@@ -69,15 +69,15 @@ def _with_prompts(data: Dataset, source: str) -> Dataset:
     results = explicit_rows(rows, source)
     if results == rows:
         return data
-    kept = [index for index, result in enumerate(results) if not isinstance(result, str)]
+    usable = [index for index, result in enumerate(results) if not isinstance(result, str)]
     if dropped := Counter(result for result in results if isinstance(result, str)):
-        note(f"{source}: {describe(dropped | Counter(candidates=len(rows), made=len(kept)))}")
-    if not kept:
+        note(f"{source}: {describe(dropped | Counter(candidates=len(rows), made=len(usable)))}")
+    if not usable:
         raise ValueError(f"{source}: no pair is left")
     read = [result for result in results if not isinstance(result, str)]
     renamed = [name for name in names if name not in read[0]]
     texts = as_columns([{name: row[name] for name in TEXTS} for row in read])
-    others = data.remove_columns([*renamed, *(set(TEXTS) & set(names))]).select(kept)
+    others = data.remove_columns([*renamed, *(set(TEXTS) & set(names))]).select(usable)
     columns = Dataset.from_dict(texts, on_mixed_types="use_json")
     return concatenate_datasets([others, columns], axis=1) if others.column_names else columns
 

@@ -94,7 +94,7 @@ def explicit_pair(pair: Pair, row: int = 1, notes: PromptNotes | None = None) ->
 def _without_repeated_messages(
     pair: Pair, prompt: list[dict[str, Any]], notes: PromptNotes
 ) -> Pair | Obstacle:
-    """Returns a pair whose sides hold no question, where a side begins with one or goes on to one.
+    """Returns a pair whose sides hold no question, where a side begins or continues with one.
 
     Sides that are responses at first and differ in later questions stay as they were given.
     """

@@ -54,9 +54,9 @@ def checkpoint(output_dir: str | Path, resume: str | None) -> str | None:
     path = own if re.fullmatch(NAME, resume) and own.is_dir() else Path(resume)
     if not path.is_dir():
         names = ", ".join(p.name for p in sorted(Path(output_dir).glob("checkpoint-*")))
-        found = f"; {output_dir} has {names}" if names else ""
+        others = f"; {output_dir} has {names}" if names else ""
         raise ValueError(
-            f"--resume_from_checkpoint {resume}: no such folder; 'last' is the newest{found}"
+            f"--resume_from_checkpoint {resume}: no such folder; 'last' is the newest{others}"
         )
     if not (path / STATE).is_file():
         raise ValueError(f"--resume_from_checkpoint {resume}: {path} is incomplete (no {STATE})")

@@ -107,7 +107,9 @@ def test_a_failed_report_leaves_a_finished_run_that_says_so(
     reason = "RuntimeError: no room for samples"
     assert written == {"steps": 3.0, "accuracy": 0.5, "missing": {"comparison": reason}}
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"train.py: warning: the run goes on without its comparison ({reason})")
+    assert line.startswith(
+        f"train.py: warning: the run continues without its comparison ({reason})"
+    )
     assert "Traceback" in (tmp_path / REPORT_ERRORS).read_text()
 
 

@@ -87,4 +87,4 @@ def test_metrics_that_fail_leave_the_model(
     written = json.loads((tmp_path / "out/metrics.json").read_text())
     assert written == {"missing": {"metrics": "RuntimeError: out of memory"}}
     assert (tmp_path / "out/model.safetensors").exists()
-    assert "the run goes on without its metrics" in capsys.readouterr().err
+    assert "the run continues without its metrics" in capsys.readouterr().err

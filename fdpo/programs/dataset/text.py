@@ -25,8 +25,8 @@ def generate(
 ) -> Counter[str]:
     """Completes and scores prompts, and writes the data set of their pairs."""
     device, words = partial_state().device, source.prompt_words or None
-    asked = ModelSource(source.model, source.model_revision, bool(source.trust_remote_code))
-    tokenizer, model = asked.tokenizer(), asked.model(device, source.dtype)
+    origin = ModelSource(source.model, source.model_revision, bool(source.trust_remote_code))
+    tokenizer, model = origin.tokenizer(), origin.model(device, source.dtype)
     scorer = get_scorer(
         source.scorer, label=source.scorer_label, logit=source.scorer_logit, device=device
     )

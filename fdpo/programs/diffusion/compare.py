@@ -97,15 +97,15 @@ def model_sources(args: CompareArguments) -> dict[str, PipelineSource]:
     from fdpo.runs.folder import run_options
 
     is_run = bool(run_options(args.model))
-    asked = {"revision": args.revision, "variant": args.variant}
-    policy = PipelineSource(args.model, **({} if is_run else asked))
+    options = {"revision": args.revision, "variant": args.variant}
+    policy = PipelineSource(args.model, **({} if is_run else options))
     base = PipelineSource.from_run(args.model) if is_run or not args.reference else None
     if base is not None and args.reference in (None, base.name):
         reference = base
     else:
         other = str(args.reference)
-        reference = PipelineSource(other, **({} if run_options(other) else asked))
-    for name, value in asked.items():
+        reference = PipelineSource(other, **({} if run_options(other) else options))
+    for name, value in options.items():
         if value and value not in (getattr(policy, name), getattr(reference, name)):
             raise ValueError(
                 f"--{name} {value} has no effect: a run and the pipeline it was trained from are "

@@ -294,4 +294,4 @@ def test_a_failed_comparison_keeps_the_model(
     assert metrics["steps"] == 3
     assert metrics["missing"] == {"comparison of samples": "RuntimeError: no room for samples"}
     load_image_model("out")
-    assert "goes on without its comparison of samples" in capsys.readouterr().err
+    assert "continues without its comparison of samples" in capsys.readouterr().err
