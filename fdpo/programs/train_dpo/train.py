@@ -40,13 +40,14 @@ if TYPE_CHECKING:
 
 def default_groups(source: ModelSource) -> str:
     """Returns the file of the model's own scored completions; dataset/main.py makes it."""
-    revision = "" if source.revision in (None, "main") else f"-{runs.file_name(source.revision)}"
-    folder = Path("runs") / f"dataset-{Path(source.name).name}{revision}"
+    name = f"dataset-{Path(source.name).name}"
     command = [sys.executable, str(COMMANDS / "dataset/main.py"), "--model", source.name]
-    if source.revision:
+    if source.revision not in (None, "main"):  # main is TRL's default
+        name += f"-{runs.file_name(source.revision)}"
         command += ["--model_revision", source.revision]
     if source.trust_remote_code:
         command += ["--trust_remote_code", "true"]
+    folder = Path("runs") / name
     run_first([*command, "--output_dir", str(folder)], target=folder / "README.md")
     return str(folder / "groups.jsonl")
 

@@ -70,10 +70,10 @@ def test_the_models_own_completions_are_those_of_the_revision(
     program = importlib.import_module("fdpo.programs.train_dpo.train")
     commands: list[list[str]] = []
     monkeypatch.setattr(program, "run_first", lambda command, target: commands.append(command))
-    plain = program.default_groups(models.ModelSource("a/b"))
+    plain = program.default_groups(models.ModelSource("a/b", "main"))
     other = program.default_groups(models.ModelSource("a/b", "refs/pr/1", trust_remote_code=True))
     assert (plain, other) == (
         "runs/dataset-b/groups.jsonl", "runs/dataset-b-refs_pr_1/groups.jsonl",
     )  # fmt: skip
     asked = ["--model", "a/b", "--model_revision", "refs/pr/1", "--trust_remote_code", "true"]
-    assert commands[0][2:4] == asked[:2] and commands[1][2:8] == asked
+    assert commands[0][2:5] == [*asked[:2], "--output_dir"] and commands[1][2:8] == asked
