@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ import torch
 from torch import Tensor
 
 from fdpo.plugins import load_plugin
+from fdpo.runs.notes import note
 
 Scorer = Callable[[Sequence[str], Sequence[str]], list[float]]
 
@@ -164,10 +164,9 @@ class _Classifier:
             return [row or [self.pad_id or 0] for row in ids]
         long = sum(len(row) > self.max_length for row in ids)
         part = "beginnings" if self.chat else "ends"
-        warnings.warn(
+        note(
             f"scorer {self.name}: {long:,} of {len(ids):,} texts have more than {self.max_length} "
-            f"tokens (up to {longest}): their {part} do not count",
-            stacklevel=3,
+            f"tokens (up to {longest}): their {part} do not count"
         )
         if self.chat:
             return [row[-self.max_length :] for row in ids]

@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 
 from fdpo.llm.generation.conversations import Prompt, row_prompts
 from fdpo.llm.generation.tokens import decode_text, prompt_ids
-from fdpo.llm.pair_datasets import as_pairs as as_pairs
 from fdpo.llm.pair_datasets import pairs_dataset, pairs_from_dataset
 from fdpo.preferences.pairs import SIDES, Pair, PairingConfig, split_by_prompt
 from fdpo.preferences.schema import preferences_from_rows

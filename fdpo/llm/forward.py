@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from fdpo.llm.chunked_head import chunked_head
 from fdpo.llm.collator import PREFIX, PairBatch, PairCollator
+from fdpo.llm.generation.batches import evaluation_mode
 from fdpo.llm.stacked import MASK
 
 NOT_FOR_MODELS = frozenset(PairBatch.__annotations__) - {"input_ids", "attention_mask"} | {MASK}
@@ -96,18 +97,6 @@ def packing_obstacle(model: Any) -> str:
             f"it does not follow the mask and positions (a log-probability is off by {error:.2g})"
         )
     return ""
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Puts a model into evaluation mode, and each of its modules back into its mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
 from fdpo.llm.config import FDPOConfig
-from fdpo.llm.generation.tokens import context_length
+from fdpo.llm.generation.tokens import fitting_length
 from fdpo.llm.pair_datasets import pairs_dataset
 from fdpo.llm.trainer import FDPOTrainer
 from fdpo.losses.config import LossConfig
@@ -61,9 +61,7 @@ def margin_trainer(
             report_to="none",
             disable_tqdm=True,
         )
-        config.max_length = min(
-            filter(None, (config.max_length, context_length(policy))), default=None
-        )
+        config.max_length = fitting_length(policy.config, config.max_length)
         trainer = FDPOTrainer(
             policy,
             config,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from peft import PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,13 +19,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import find_adapter_config_file
-from trl import DPOConfig
-from trl.trainer.utils import create_model_from_path
 
 from fdpo import runs
-from fdpo.runs.distributed import is_main_process
 
 
 @dataclass(frozen=True)
@@ -67,8 +62,9 @@ class ModelSource:
         """The options of transformers' ``from_pretrained`` that belong to the name."""
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
 
+    @cached_property
     def base(self) -> ModelSource | None:
-        """Returns the model that an adapter belongs to, ``None`` for a whole model.
+        """The model that an adapter belongs to, ``None`` for a whole model.
 
         Raises:
             ValueError: If the name is a path that is not there, or a folder without a model.
@@ -93,17 +89,18 @@ class ModelSource:
 
     def processing_class(self) -> Any:
         """Loads the processor, or the tokenizer where the model is one of text alone."""
-        loader = AutoTokenizer if self.base() else AutoProcessor
+        loader = AutoTokenizer if self.base else AutoProcessor
         return loader.from_pretrained(self.name, **self.options)
 
     def config(self) -> PretrainedConfig:
         """Loads the configuration, an adapter's from its base."""
-        base = self.base()
-        return base.config() if base else AutoConfig.from_pretrained(self.name, **self.options)
+        if self.base:
+            return self.base.config()
+        return AutoConfig.from_pretrained(self.name, **self.options)
 
     def model(self, device: torch.device | str = "cpu", dtype: str = "float32") -> PreTrainedModel:
         """Loads the model, or the adapter on its base, for sampling and scoring."""
-        base = self.base() or self
+        base = self.base or self
         load = AutoModelForCausalLM.from_pretrained
         model = base.whole_model(load, dtype=dtype, use_safetensors=True)
         if base is not self:
@@ -117,51 +114,15 @@ class ModelSource:
             load: The function that loads a model by name.
             **options: Options of ``load``.
         """
-        base = self.base()
-        if base is None:
+        if self.base is None:
             return load(self.name, **{**options, **self.options})
-        model = base.whole_model(load, **options)
+        from peft import PeftModel  # only here: most models are no adapters
+
+        model = self.base.whole_model(load, **options)
         adapted = PeftModel.from_pretrained(model, self.name, revision=self.revision)
         merged = adapted.merge_and_unload().requires_grad_(True)
         merged.name_or_path = merged.config._name_or_path = self.name
         return merged
-
-
-def requested_source(model: Any, args: DPOConfig) -> ModelSource:
-    """Returns the source of a trainer's model: of its name, or of the one that a model knows."""
-    options = args.model_init_kwargs or {}
-    trust = options.get("trust_remote_code", args.trust_remote_code)
-    if isinstance(model, str):
-        return ModelSource(model, options.get("revision"), trust)
-    return ModelSource(model.name_or_path, getattr(model.config, "_commit_hash", None), trust)
-
-
-def policy_and_reference(
-    source: ModelSource, model: Any, ref_model: Any, peft_config: Any, args: DPOConfig
-) -> tuple[Any, Any]:
-    """Returns the policy and the reference of a trainer, as far as TRL would load others.
-
-    An adapter to start from is merged into its base. The reference of a model that is trained
-    whole is a copy of it as it is given, not of the files that it came from.
-
-    Arguments:
-        source: The model's source.
-        model: A name or a model.
-        ref_model: The reference that was given.
-        peft_config: The configuration of a new adapter.
-        args: The trainer's options.
-    """
-    options = dict(args.model_init_kwargs or {})
-    if isinstance(model, str) and source.base():
-        model = source.whole_model(create_model_from_path, **options)
-        args.model_init_kwargs = None  # TRL warns that they are ignored
-        if is_main_process():
-            print(f"{source.name}: an adapter, merged into its base before the training")
-    whole = not isinstance(model, (str, PeftModel)) and peft_config is None
-    if whole and ref_model is None and not args.precompute_ref_log_probs:
-        if not is_deepspeed_zero3_enabled():
-            ref_model = deepcopy(model).requires_grad_(False)
-    return model, ref_model
 
 
 def require_weights(name: str) -> None:
@@ -187,9 +148,3 @@ def load_model(
 ) -> PreTrainedModel:
     """Loads the model of a hub id or folder (:meth:`ModelSource.model`)."""
     return ModelSource(name).model(device, dtype)
-
-
-def fitting_length(config: PretrainedConfig, max_length: int | None) -> int | None:
-    """Returns ``max_length``, or the model's context where that is shorter."""
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return min(filter(None, (max_length, context)), default=None)

@@ -16,11 +16,10 @@ from datasets import (
     concatenate_datasets,
 )
 
-from fdpo.preferences.columns import canonical_names, find_aliases, renamed
+from fdpo.preferences.columns import PARSED, canonical_names, find_aliases, renamed
 from fdpo.preferences.implicit_prompts import explicit_pair
 from fdpo.preferences.pairs import SIDES, Pair, PairingConfig, describe, make_pairs
 from fdpo.preferences.schema import (
-    PARSED,
     explicit_rows,
     groups_from_rows,
     preferences_from_rows,

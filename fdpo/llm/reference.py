@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from trl.trainer.utils import use_adapter
 
 from fdpo.llm.collator import PairBatch
-from fdpo.llm.forward import evaluation_mode, sum_by_completion, token_log_probs
+from fdpo.llm.forward import sum_by_completion, token_log_probs
+from fdpo.llm.generation.batches import evaluation_mode
 from fdpo.runs.cache import OFF, ReferenceCache, fingerprint, model_config
 
 CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")

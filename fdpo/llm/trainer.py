@@ -10,7 +10,6 @@ The loss enters through the documented extension point of ``trl.DPOTrainer``, it
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -30,8 +29,14 @@ from fdpo.divergences.base import Divergence
 from fdpo.llm.callbacks import CountEpochs, FiniteGradients, SaveReferenceCache
 from fdpo.llm.collator import PairBatch, PairCollator, make_collator
 from fdpo.llm.config import FDPOConfig
-from fdpo.llm.data import as_pairs, check_left_out, pair_name, with_sampled_tokens
-from fdpo.llm.defaults import keep_batches_whole, load_processing_class, named_arguments
+from fdpo.llm.data import check_left_out, pair_name, with_sampled_tokens
+from fdpo.llm.defaults import (
+    keep_batches_whole,
+    load_processing_class,
+    named_arguments,
+    policy_and_reference,
+    requested_source,
+)
 from fdpo.llm.forward import model_inputs, packing_obstacle, sum_by_completion, token_log_probs
 from fdpo.llm.loss import pair_losses
 from fdpo.llm.metrics import (
@@ -43,7 +48,7 @@ from fdpo.llm.metrics import (
     batch_tokens,
     token_columns,
 )
-from fdpo.llm.models import policy_and_reference, requested_source
+from fdpo.llm.pair_datasets import as_pairs
 from fdpo.llm.preparation import (
     require_chat_template,
     with_pair_index,
@@ -55,8 +60,7 @@ from fdpo.llm.sampler import pair_sampler
 from fdpo.llm.stacked import IndexedCollator, as_pair_batch, naming_max_length, require_unmarked
 from fdpo.preferences.pairs import SIDES, PairingConfig
 from fdpo.runs.cache import OFF
-
-logger = logging.getLogger(__name__)
+from fdpo.runs.notes import note
 
 
 class FDPOTrainer(DPOTrainer):
@@ -318,9 +322,7 @@ class FDPOTrainer(DPOTrainer):
         if reason := self._sharing_obstacle():
             if self.args.shared_prompts:
                 raise ValueError(f"--shared_prompts: this model cannot share prompts: {reason}")
-            if self.is_world_process_zero():
-                logger.warning("prompts are not shared: %s", reason)
-            return
+            return note(f"prompts are not shared: {reason}")
         width = self.model.config.get_text_config().hidden_size
         self.data_collator = replace(self.data_collator, packing="cheaper", hidden_size=width)
 

@@ -17,11 +17,14 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """Other names of columns, as data sets of the hub have them; the first that holds values counts."""
 
-READ = {
-    "prompt", "system", "chosen", "rejected", "chosen_score", "rejected_score", "chosen_truncated",
-    "rejected_truncated", "chosen_token_ids", "rejected_token_ids", "chat_template_kwargs", "tools",
-    "completions", "scores", "truncated", "token_ids", "answers", "rm_scores", "split",
+PARSED = {
+    "chosen_score", "rejected_score", "chosen_truncated", "rejected_truncated", "chosen_token_ids",
+    "rejected_token_ids", "completions", "scores", "truncated", "token_ids", "answers", "rm_scores",
+    "chat_template_kwargs", "tools",
 }  # fmt: skip
+"""Columns that hold no text, also where a CSV file writes their values as text."""
+
+READ = {"prompt", "system", "chosen", "rejected", "split"} | PARSED
 """Columns that are read, and ``split``, which the groups of a data set of ours have."""
 
 

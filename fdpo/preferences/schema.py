@@ -17,18 +17,11 @@ from fdpo.preferences.boundaries import (
     has_role,
     is_transcript,
 )
-from fdpo.preferences.columns import canonical_names, rename_columns, unread_texts
+from fdpo.preferences.columns import PARSED, canonical_names, rename_columns, unread_texts
 from fdpo.preferences.implicit_prompts import explicit_pairs
 from fdpo.preferences.pairs import SIDES, Group, Pair, PairingConfig, make_pairs, usable_pairs
 from fdpo.runs.notes import note
 from fdpo.runs.rows import Cell, read_rows, write_rows
-
-PARSED = {
-    *(f"{side}_{name}" for side in SIDES for name in ("score", "truncated", "token_ids")),
-    "completions", "scores", "truncated", "token_ids", "answers", "rm_scores",
-    "chat_template_kwargs", "tools",
-}  # fmt: skip
-"""Columns that hold no text, also where a CSV file writes their values as text."""
 
 AnyText = TypeVar("AnyText", str, list[dict[str, Any]], Text)
 

@@ -8,9 +8,9 @@ import torch
 from fdpo import estimators, get_divergence
 from fdpo.llm.comparison import Comparison
 from fdpo.llm.evaluate import SamplingConfig, compare, held_out_prompts
+from fdpo.llm.generation.tokens import fitting_length
 from fdpo.llm.models import (
     ModelSource,
-    fitting_length,
     load_model,
     load_tokenizer,
     require_weights,

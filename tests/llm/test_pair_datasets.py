@@ -12,7 +12,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from fdpo.llm.config import FDPOConfig
-from fdpo.llm.data import as_pairs
+from fdpo.llm.pair_datasets import as_pairs
 from fdpo.llm.trainer import FDPOTrainer
 from fdpo.preferences.pairs import PairingConfig
 

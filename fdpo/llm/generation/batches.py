@@ -21,12 +21,19 @@ def by_length(sequences: Sequence[Sized], size: int) -> Iterator[list[int]]:
 
 
 @contextmanager
-def inference(model: nn.Module) -> Iterator[None]:
-    """Turns dropout and gradients off inside; restores the model's mode afterwards."""
-    training = model.training
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Puts a model into evaluation mode, and each of its modules back into its mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Turns dropout and gradients off inside."""
+    with evaluation_mode(model), torch.no_grad():
+        yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from fdpo.llm.generation.conversations import Prompt, prompt_text
 from fdpo.preferences.generate import Completion
@@ -52,7 +52,13 @@ def decode_text(tokenizer: PreTrainedTokenizerBase, start: list[int], ids: list[
 
 def context_length(model: PreTrainedModel) -> int | None:
     """Returns the number of tokens that a model takes, None where it has no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return fitting_length(model.config, None)
+
+
+def fitting_length(config: PretrainedConfig, max_length: int | None) -> int | None:
+    """Returns ``max_length``, or the model's context where that is shorter."""
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return min(filter(None, (max_length, context)), default=None)
 
 
 def has_room(model: PreTrainedModel, ids: list[int], max_new_tokens: int) -> bool:

@@ -84,7 +84,7 @@ def make_trainer(
     from trl import get_peft_config, get_quantization_config
 
     from fdpo.llm.callbacks import use_brief_progress
-    from fdpo.llm.models import fitting_length
+    from fdpo.llm.generation.tokens import fitting_length
     from fdpo.llm.trainer import FDPOTrainer
 
     training.model_init_kwargs = {
