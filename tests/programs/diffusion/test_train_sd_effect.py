@@ -25,10 +25,10 @@ def test_images_move_towards_the_chosen_side(run_sd: Run, pipelines: Pipelines) 
     options = {"train_batch_size": 8, "logging_steps": 50, "cache_latents": True}
     train(
         run_sd, pipelines("sd-e"), **options, dataset_split_name="both", method="sft",
-        max_train_steps=400, learning_rate=2e-3, output_dir="both",
+        max_train_steps=200, learning_rate=2e-3, output_dir="both",
     )  # fmt: skip
     train(
-        run_sd, "both", **options, loss="jsd", max_train_steps=200, learning_rate=1e-4,
+        run_sd, "both", **options, loss="jsd", max_train_steps=80, learning_rate=1e-4,
         output_dir="policy",
     )  # fmt: skip
     both = load_pipeline("both")
