@@ -72,7 +72,9 @@ def _derivative(value: Tensor, at: Tensor) -> Tensor:
     return torch.zeros_like(at) if gradient is None else gradient.clone()
 
 
-def divergence_from_generator(generator: Callable[[Tensor], Tensor], *, name: str) -> Divergence:
+def divergence_from_generator(
+    generator: Callable[[Tensor], Tensor], *, name: str | None = None
+) -> Divergence:
     r"""Returns the divergence of a convex :math:`f` with :math:`f(1) = 0`.
 
     It measures whether the divergence is exact: if :math:`f'(0^+)` is finite, the slope falls to 0
@@ -80,7 +82,7 @@ def divergence_from_generator(generator: Callable[[Tensor], Tensor], *, name: st
 
     Arguments:
         generator: :math:`f(u)` in torch operations, elementwise, twice differentiable.
-        name: Its name in logs and cards.
+        name: Its name in logs and cards, by default that of the function.
 
     Raises:
         ValueError: If :math:`f` fails a condition; the message names the condition and the place.
@@ -91,8 +93,9 @@ def divergence_from_generator(generator: Callable[[Tensor], Tensor], *, name: st
         (True, 3.0)
         >>> divergence_from_generator(lambda u: u.log(), name="log")
         Traceback (most recent call last):
-        ValueError: log: f is not convex at u = 9.358e-14
+        ValueError: log: f is not convex at u = 1
     """
+    name = name or str(getattr(generator, "__name__", type(generator).__name__))
     log_ratio = torch.linspace(-EDGE, EDGE, 1201, dtype=torch.float64)
     ratio = log_ratio.exp()
     value = _try(generator, ratio, name)
@@ -125,7 +128,9 @@ def _try(generator: Callable[[Tensor], Tensor], ratio: Tensor, name: str) -> Ten
 
 def _require(holds: Tensor, ratio: Tensor, failure: str) -> None:
     if not holds.all():
-        raise ValueError(f"{failure} at u = {ratio[~holds][0].item():.4g}")
+        failing = ratio[~holds]
+        nearest = failing[failing.log().abs().argmin()].item()  # to 1, the plainest u
+        raise ValueError(f"{failure} at u = {nearest:.4g}")
 
 
 def _finite_at_zero(generator: Callable[[Tensor], Tensor]) -> bool:

@@ -20,6 +20,7 @@ from fdpo.divergences.numerics import (
     is_number,
     logsigmoid_difference,
 )
+from fdpo.spelling import did_you_mean
 
 LOG_2 = math.log(2)
 
@@ -314,11 +315,25 @@ DIVERGENCES: dict[str, type[Divergence]] = {
 NO_LINK = ("total_variation", "tv", "tvd")
 
 
+#: Other names of divergences, which ``--loss`` takes too: name -> key of :data:`DIVERGENCES`.
+ALIASES = {"sigmoid": "reverse_kl", "jsd": "js", "fkl": "forward_kl"}
+
+#: Names of other programs -> ours, for suggestions.
+OTHER_NAMES = {
+    "dpo": ("sigmoid", "reverse_kl"),
+    "kl": ("reverse_kl", "forward_kl"),
+    "rkl": ("reverse_kl",),
+    "js_divergence": ("js",),
+    "alpha_divergence": ("alpha",),
+    "slic": ("hinge",),
+}
+
+
 def get_divergence(name: str, **values: Any) -> Divergence:
     """Returns a divergence by name.
 
     Arguments:
-        name: A key of :data:`DIVERGENCES`.
+        name: A key of :data:`DIVERGENCES`, or of :data:`ALIASES`.
         **values: Parameters of the divergence: ``alpha`` for ``alpha``, ``t`` for ``skew_js``.
 
     Raises:
@@ -330,8 +345,11 @@ def get_divergence(name: str, **values: Any) -> Divergence:
     """
     if name in NO_LINK:
         raise ValueError(f"{name}: its link is a step, without a slope to train on; use js")
+    name = ALIASES.get(name, name)
     if name not in DIVERGENCES:
-        raise ValueError(f"unknown divergence {name!r}; choose from {', '.join(DIVERGENCES)}")
+        close = did_you_mean(name, [*ALIASES, *DIVERGENCES], OTHER_NAMES)
+        choices = ", ".join(DIVERGENCES)
+        raise ValueError(f"unknown divergence {name!r}{close}; choose from {choices}")
     known = parameters(DIVERGENCES[name])
     for parameter in values.keys() - set(known):
         takers = [

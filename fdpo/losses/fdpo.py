@@ -13,15 +13,20 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fdpo.divergences.base import Divergence
 from fdpo.divergences.tails import TailedLink, check_tail, tailed
-from fdpo.losses.deprecation import accept_positional
+from fdpo.losses.names import as_divergence
 from fdpo.losses.preference import PREFERENCES
+
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,27 @@ class LossOutput:
         return self.in_tail.float().mean()
 
 
-@accept_positional
+def takes_log_ratios(function: Callable[P, LossOutput]) -> Callable[P, LossOutput]:
+    """Raises a helpful `TypeError` for four log-probabilities, as other DPO losses take them."""
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> LossOutput:
+        if len(args) > 3 or any(isinstance(value, Tensor) for value in args[2:]):
+            raise TypeError(
+                "fdpo_loss takes log-ratios (policy less reference), a divergence, and options by "
+                "keyword: fdpo_loss(policy_chosen - reference_chosen, policy_rejected - "
+                'reference_rejected, "js", beta=0.1)'
+            )
+        return function(*args, **kwargs)
+
+    return checked
+
+
+@takes_log_ratios
 def fdpo_loss(
     chosen_log_ratios: Tensor,
     rejected_log_ratios: Tensor,
-    divergence: Divergence,
+    divergence: Divergence | str,
     *,
     beta: float = 0.1,
     preference: str = "logistic",
@@ -72,7 +93,8 @@ def fdpo_loss(
             in nats, summed in float32, with shape :math:`(B)`. Half precision is computed in
             float32.
         rejected_log_ratios: :math:`\ell_l`, with shape :math:`(B)`.
-        divergence: The divergence that keeps the policy near its reference.
+        divergence: The divergence that keeps the policy near its reference, or its name, a mixture
+            or a plug-in as :func:`fdpo.resolve_loss` takes them.
         beta: :math:`\beta > 0`, the weight of the divergence. The same :math:`\beta` weighs two
             divergences alike only with ``match_curvature``.
         preference: The loss of the margin, a key of :data:`PREFERENCES`.
@@ -91,6 +113,7 @@ def fdpo_loss(
 
     Raises:
         ValueError: If an option is out of its range or the shapes differ.
+        TypeError: If log-probabilities of policy and reference are given instead of log-ratios.
 
     Example:
         >>> import fdpo, torch
@@ -101,6 +124,7 @@ def fdpo_loss(
         >>> chosen.grad, rejected.grad  # -β σ(-m) w(ℓ_w) / 2 and β σ(-m) w(ℓ_l) / 2
         (tensor([-0.0092, -0.0167]), tensor([0.0152, 0.0218]))
     """
+    divergence = as_divergence(divergence)
     if chosen_log_ratios.shape != rejected_log_ratios.shape:
         raise ValueError(
             "chosen and rejected log-ratios must have one shape, got "
@@ -114,7 +138,7 @@ def fdpo_loss(
         loser_gradient=loser_gradient,
     )
     if not divergence.exact:
-        warnings.warn(_inexact(divergence), stacklevel=3)  # above accept_positional
+        warnings.warn(_inexact(divergence), stacklevel=3)  # above takes_log_ratios
     link = _tailed_link(divergence, tail, match_curvature)
     followed = rejected_log_ratios
     if loser_gradient != 1:
@@ -131,6 +155,36 @@ def fdpo_loss(
             rejected_slopes=link.slope(rejected_log_ratios),
             in_tail=link.in_tail(chosen_log_ratios) | link.in_tail(rejected_log_ratios),
         )
+
+
+class PreferenceLoss(nn.Module):
+    """:func:`fdpo_loss` with its divergence and options as a module, which has no parameters.
+
+    Arguments:
+        divergence: As in :func:`fdpo_loss`.
+        options: The other options of :func:`fdpo_loss`, checked here.
+
+    Example:
+        >>> import fdpo, torch
+        >>> loss = fdpo.PreferenceLoss("js", beta=0.1)
+        >>> loss
+        PreferenceLoss(js, beta=0.1)
+        >>> loss(torch.tensor([0.5]), torch.tensor([-0.5])).losses.mean()
+        tensor(0.6685)
+    """
+
+    def __init__(self, divergence: Divergence | str, **options: Any) -> None:
+        super().__init__()
+        self.divergence, self.options = as_divergence(divergence), options
+        empty = torch.empty(0)
+        fdpo_loss(empty, empty, self.divergence, **options)  # raises the errors of wrong options
+
+    def forward(self, chosen_log_ratios: Tensor, rejected_log_ratios: Tensor) -> LossOutput:
+        """Computes the loss of each pair; the caller takes the mean of ``losses``."""
+        return fdpo_loss(chosen_log_ratios, rejected_log_ratios, self.divergence, **self.options)
+
+    def extra_repr(self) -> str:
+        return ", ".join([str(self.divergence), *(f"{k}={v}" for k, v in self.options.items())])
 
 
 def check_options(

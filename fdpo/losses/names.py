@@ -14,16 +14,15 @@ from typing import Any
 
 from fdpo.divergences.base import Divergence, parameters
 from fdpo.divergences.from_generator import divergence_from_generator
-from fdpo.divergences.members import DIVERGENCES, NO_LINK, get_divergence
+from fdpo.divergences.members import ALIASES, DIVERGENCES, NO_LINK, OTHER_NAMES, get_divergence
 from fdpo.plugins import load_plugin
+from fdpo.spelling import did_you_mean
 
 #: Name -> (divergence, preference loss): five names of TRL's and all divergences.
 LOSSES: dict[str, tuple[str, str]] = {
-    "sigmoid": ("reverse_kl", "logistic"),
+    **{name: (divergence, "logistic") for name, divergence in ALIASES.items()},
     "hinge": ("reverse_kl", "hinge"),
     "ipo": ("reverse_kl", "squared"),
-    "jsd": ("js", "logistic"),
-    "fkl": ("forward_kl", "logistic"),
     **{name: (name, "logistic") for name in DIVERGENCES},
 }
 
@@ -61,6 +60,23 @@ def resolve_loss(name: str, alpha: float | None = None, **values: Any) -> tuple[
     return (_plugin(name) if ":" in name else _mixture(name)), "logistic"
 
 
+def as_divergence(value: Divergence | str) -> Divergence:
+    """Returns a divergence, or the one of a name, a mixture or a plug-in as ``--loss`` takes them.
+
+    Raises:
+        ValueError: If the text names a preference loss, such as ``hinge``, or nothing known.
+        TypeError: If the value is neither a divergence nor a text.
+    """
+    if isinstance(value, Divergence):
+        return value
+    if not isinstance(value, str):
+        raise TypeError(f"a divergence or its name is expected, got {type(value).__name__}")
+    divergence, preference = resolve_loss(value)
+    if preference != "logistic":
+        raise ValueError(f"{value} is a preference loss: preference={preference!r} selects it")
+    return divergence
+
+
 def loss_parameters(name: str) -> tuple[str, ...]:
     """Returns the names of the parameters that :func:`resolve_loss` takes with a loss.
 
@@ -83,7 +99,8 @@ def _registered(name: str) -> tuple[str, str]:
             f"loss {name!r} divides log-ratios by length: no theorem covers that for a divergence "
             "other than the reverse KL, and there is no such loss here; use sigmoid"
         )
-    raise ValueError(f"unknown loss {name!r}; choose from {', '.join(LOSSES)}, {_FORMS}")
+    close = did_you_mean(name, LOSSES, OTHER_NAMES)
+    raise ValueError(f"unknown loss {name!r}{close}; choose from {', '.join(LOSSES)}, {_FORMS}")
 
 
 def _mixture(text: str) -> Divergence:

@@ -95,7 +95,7 @@ def test_a_printed_command_is_the_run(
 
 WRONG = [
     (("--beta", 1, -1), "--beta must be a finite number above 0, got -1.0"),
-    (("--loss", "jsd", "kl"), "unknown loss 'kl'; choose from sigmoid"),
+    (("--loss", "jsd", "kl"), "unknown loss 'kl' (did you mean reverse_kl or"),
     (("--loss", "jsd", "hinge", "--alpha", 0.5), "--alpha 0.5: no loss of the grid takes it"),
     (("--loss", "skew_js", "--loss_args", '{"t": 0.3}', '{"s": 1}'), "no loss of the grid takes"),
     (("--loss_args", "t"), "--loss_args: a JSON object like '{\"t\": 0.3}' is expected, found 't'"),

@@ -26,6 +26,13 @@ def test_generator_agrees_with_the_closed_form() -> None:
         torch.testing.assert_close(mine.inverse_link(value), theirs.inverse_link(value))
 
 
+def test_name_of_the_function_is_the_default() -> None:
+    def wall(u: torch.Tensor) -> torch.Tensor:
+        return u * u.log() + 1 / u - 1
+
+    assert str(divergence_from_generator(wall)) == "wall"
+
+
 def test_generator_is_straight_beyond_30() -> None:
     neyman = divergence_from_generator(lambda u: (1 - u) ** 2 / u, name="custom")
     link = neyman.link(torch.tensor([-1e4, -40.0, -30.0], dtype=torch.float64))
@@ -38,7 +45,7 @@ def test_generator_is_straight_beyond_30() -> None:
     ("generator", "failure"),
     [
         (lambda u: u * u, r"bad: f\(1\) must be 0, it is 1"),
-        (lambda u: u.log(), "bad: f is not convex at u = "),
+        (lambda u: u.log(), "bad: f is not convex at u = 1$"),
         (lambda u: torch.where(u < 2, u * u.log(), u * u.log() - u + 2), "not convex at u = 1.9"),
         (lambda u: (u - 1).abs() / 2, r"f''\(1\) must be above 0 to train, it is 0"),
         (lambda u: u.exp() - math.e, "f is not finite at u = 7"),

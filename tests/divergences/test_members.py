@@ -364,6 +364,7 @@ def test_text_names_the_divergence(divergence: Divergence) -> None:
     ("name", "values", "failure"),
     [
         ("nonsense", {}, "unknown divergence 'nonsense'; choose from reverse_kl, forward_kl"),
+        ("hellinger", {}, r"'hellinger' \(did you mean squared_hellinger\?\); choose from"),
         ("total_variation", {}, "its link is a step"),
         ("js", {"alpha": 0.5}, "js takes no parameter 'alpha' .*alpha takes alpha"),
         ("alpha", {"t": 0.5}, "alpha takes no parameter 't'"),

@@ -2,9 +2,7 @@
 
 import inspect
 import math
-import warnings
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -213,36 +211,52 @@ def test_options_are_keyword_only_in_the_signature() -> None:
     ]
 
 
-def test_positional_options_still_work_and_warn() -> None:
-    chosen, rejected, js = torch.tensor([0.5]), torch.tensor([-0.5]), get_divergence("js")
-    options: dict[str, Any] = {
-        "beta": 0.3, "preference": "hinge", "label_smoothing": 0.1, "tail": 5.0,
-        "match_curvature": True, "loser_gradient": 0.5,
-    }  # fmt: skip
-    values = list(options.values())
-    for n in range(1, len(options) + 1):
-        passed = ", ".join(f"{name}=..." for name in list(options)[:n])
-        with pytest.warns(FutureWarning, match=f"fdpo_loss: pass {passed} by keyword") as warned:
-            old = fdpo_loss(chosen, rejected, js, *values[:n])
-        assert [warning.filename for warning in warned] == [__file__]
-        new = fdpo_loss(chosen, rejected, js, **dict(list(options.items())[:n]))
-        assert torch.equal(old.losses, new.losses)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        fdpo_loss(chosen, rejected, js, **options)
-        fdpo_loss(chosen_log_ratios=chosen, rejected_log_ratios=rejected, divergence=js)
-
-
-@pytest.mark.filterwarnings("ignore:fdpo_loss. pass:FutureWarning")
-def test_wrong_positional_options() -> None:
-    zeros, js = torch.zeros(2), get_divergence("js")
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_log_probabilities_get_a_helpful_error(count: int) -> None:
+    """Other DPO losses take four log-probabilities."""
     loss: Callable[..., LossOutput] = fdpo_loss
-    with pytest.raises(TypeError, match="multiple values for keyword argument 'beta'"):
-        loss(zeros, zeros, js, 0.1, beta=0.2)
-    with pytest.raises(TypeError, match="takes 3 positional arguments but 10 were given"):
-        loss(zeros, zeros, js, 0.1, "hinge", 0.0, 10.0, False, 1.0, 1)
+    zeros = torch.zeros(2)
+    for options in ({}, {"beta": 0.1}):
+        with pytest.raises(TypeError, match="policy_chosen - reference_chosen"):
+            loss(*count * [zeros], **options)
+
+
+def test_options_are_given_by_keyword() -> None:
+    loss: Callable[..., LossOutput] = fdpo_loss
+    zeros = torch.zeros(2)
+    with pytest.raises(TypeError, match="options by keyword"):
+        loss(zeros, zeros, get_divergence("js"), 0.1)
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'divergence'"):
         loss(zeros, zeros)
+
+
+@pytest.mark.parametrize("name", ["jsd", "js", "0.7*js + 0.3*reverse_kl", "alpha(0.3)", "sigmoid"])
+def test_a_divergence_by_name(name: str) -> None:
+    chosen, rejected = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    divergence, _ = fdpo.resolve_loss(name)
+    by_name = fdpo_loss(chosen, rejected, name, beta=0.3)
+    assert torch.equal(by_name.losses, fdpo_loss(chosen, rejected, divergence, beta=0.3).losses)
+
+
+def test_a_preference_loss_is_no_divergence() -> None:
+    with pytest.raises(ValueError, match="ipo is a preference loss: preference='squared'"):
+        fdpo_loss(torch.zeros(2), torch.zeros(2), "ipo")
+    with pytest.raises(TypeError, match="a divergence or its name is expected, got int"):
+        fdpo_loss(torch.zeros(2), torch.zeros(2), 3)  # type: ignore[arg-type]
+
+
+def test_module() -> None:
+    chosen, rejected = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    module = fdpo.PreferenceLoss("jsd", beta=0.3, preference="hinge", tail=None)
+    expected = fdpo_loss(
+        chosen, rejected, get_divergence("js"), beta=0.3, preference="hinge", tail=None
+    )
+    assert torch.equal(module(chosen, rejected).losses, expected.losses)
+    assert not list(module.parameters())
+    with pytest.raises(ValueError, match="beta must be a finite number above 0"):
+        fdpo.PreferenceLoss("js", beta=0.0)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'bta'"):
+        fdpo.PreferenceLoss("js", bta=0.1)
 
 
 def test_old_name_of_the_output() -> None:

@@ -56,7 +56,11 @@ def test_mixtures_by_name() -> None:
 @pytest.mark.parametrize(
     ("name", "values", "failure"),
     [
-        ("dpo", {}, "unknown loss 'dpo'; choose from sigmoid, hinge, ipo, jsd, fkl, .*a mixture"),
+        ("nonsense", {}, "unknown loss 'nonsense'; choose from sigmoid, .*hinge, ipo.*a mixture"),
+        ("dpo", {}, r"unknown loss 'dpo' \(did you mean sigmoid or reverse_kl\?\); choose from"),
+        ("kl", {}, r"did you mean reverse_kl or forward_kl\?"),
+        ("js_divergence", {}, r"did you mean js\?"),
+        ("jds", {}, r"did you mean js or jsd\?"),
         ("", {}, "cannot read loss ''"),
         ("tv", {}, "its link is a step"),
         ("sigmoid_norm", {}, "divides log-ratios by length"),
@@ -109,3 +113,9 @@ def test_plugin_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [path for path in __import__("sys").path if path])
     assert resolve_loss("divergences_here:f")[0].exact
+
+
+def test_names_of_losses_are_names_of_divergences() -> None:
+    for name, (divergence, preference) in LOSSES.items():
+        if preference == "logistic":
+            assert get_divergence(name) == get_divergence(divergence)
