@@ -5,7 +5,7 @@ python := .venv/bin/python
 ready := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow results results-quick lint clean
+.PHONY: help setup demo test slow results results-quick docs lint clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -27,6 +27,9 @@ results: setup ## sweeps, their tables, results.ipynb: hours; the same command r
 
 results-quick: setup ## the same on a small scale, in runs/quick: minutes
 	$(python) -m experiments.results --quick $(ARGS)
+
+docs: setup ## build the documentation site into docs/_build/html
+	$(python) -m sphinx -b html -W --keep-going -q docs docs/_build/html
 
 lint: setup ## check style, format and types
 	$(python) -m ruff check .

@@ -35,7 +35,7 @@ STEPS = 20
 """The default number of model evaluations per sample."""
 
 Model = Callable[[Tensor, Tensor], Tensor]
-"""(x_t with shape (B, *), times in the model's units, shape (B)) -> prediction, shape (B, *)."""
+"""(x_t with shape :math:`(B, *)`, times in the model's units, shape (B)) -> prediction, as x_t."""
 
 
 def errors(prediction: Tensor, target: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def errors(prediction: Tensor, target: Tensor) -> Tensor:
     Half precision is computed in fp32, because it cannot resolve the difference of two errors.
 
     Arguments:
-        prediction: The predictions, with shape (B, *).
+        prediction: The predictions, with shape :math:`(B, *)`.
         target: The targets, with the same shape.
     """
     return (_full(prediction) - _full(target)).square().flatten(1).mean(1)
@@ -78,7 +78,7 @@ class NoiseProcess(ABC):
 
     @abstractmethod
     def target(self, x: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """Returns the target of the prediction, with the shape of ``x``, (B, *)."""
+        """Returns the target of the prediction, with the shape of ``x``, :math:`(B, *)`."""
 
     @abstractmethod
     def path_weights(self, times: Tensor) -> Tensor:
@@ -96,13 +96,13 @@ class NoiseProcess(ABC):
     def _solver(self) -> DPMSolverMultistepScheduler: ...
 
     def noised(self, x: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """Returns :math:`x_t`, with the shape of ``x``, (B, *), for times with shape (B)."""
+        """Returns :math:`x_t`, with the shape of ``x``, for times with shape (B)."""
         a, b = (_like(c, x) for c in self.coefficients(times))
         return a * x + b * noise
 
     @torch.no_grad()
     def sample(self, model: Model, noise: Tensor, steps: int = STEPS) -> Tensor:
-        """Samples images in :math:`[-1, 1]` from noise with shape (B, *), without further noise.
+        """Samples images in :math:`[-1, 1]` from noise, with shape :math:`(B, *)`, alone.
 
         The solver is DPM-Solver++ of second order, which needs half the steps of DDIM or Euler's
         method. (Lu et al., 2022, https://arxiv.org/abs/2211.01095)
@@ -275,7 +275,7 @@ def process_from_scheduler(scheduler: Any) -> NoiseProcess:
 
 
 def _like(values: Tensor, x: Tensor) -> Tensor:
-    """Returns values with shape (B) in a shape that broadcasts with x, (B, *)."""
+    """Returns values with shape (B) in a shape that broadcasts with x, :math:`(B, *)`."""
     return values.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
 
 

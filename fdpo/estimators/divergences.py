@@ -54,7 +54,7 @@ from fdpo.divergences.members import JS, ForwardKL, ReverseKL
 from fdpo.divergences.numerics import precise
 from fdpo.estimators.estimate import Estimate, heavy_tail_warning, mean
 
-#: |ℓ| beyond which an integrand continues as a straight line: e^{2ℓ} is finite up to it.
+#: :math:`|\ell|` beyond which an integrand continues as a straight line: e^{2ℓ} is finite up to it.
 REACH = 300.0
 
 

@@ -27,12 +27,12 @@ def optimal_policy(
 
     Arguments:
         divergence: The divergence from the reference.
-        reference: The probabilities of the reference, positive, with shape (*, K).
-        rewards: The rewards, with shape (*, K).
-        beta: The weight of the divergence, above 0: a number or a tensor of shape (*).
+        reference: The probabilities of the reference, positive, with shape :math:`(*, K)`.
+        rewards: The rewards, with shape :math:`(*, K)`.
+        beta: The weight of the divergence, above 0: a number or a tensor of shape :math:`(*)`.
 
     Returns:
-        Probabilities, with shape (*, K).
+        Probabilities, with shape :math:`(*, K)`.
 
     Raises:
         ValueError: If a probability or beta is not above 0, or a reference does not sum to 1.
