@@ -2,6 +2,7 @@
 # what is missing. Needs Python 3.11 to 3.13, make and git.
 
 python := .venv/bin/python
+pytest := $(python) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 ready := .venv/.ready
 
 .DEFAULT_GOAL := help
@@ -17,10 +18,10 @@ demo: setup ## train the embedded language model with the defaults and show it b
 	$(python) train_dpo/train.py $(ARGS)
 
 test: setup ## run the tests that take minutes
-	$(python) -m pytest -m "not slow" $(ARGS)
+	$(pytest) -m "not slow" $(ARGS)
 
 slow: setup ## run the tests that take longer
-	$(python) -m pytest -m slow $(ARGS)
+	$(pytest) -m slow $(ARGS)
 
 results: setup ## sweeps, their tables, results.ipynb: hours; the same command resumes it
 	$(python) -m experiments.results $(ARGS)
