@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from fdpo.diffusion.models import image_shape, predictor
 from fdpo.diffusion.noise import STEPS, NoiseProcess, errors
-from fdpo.runs.cache import OFF, cached_file, fingerprint, model_config, reference_folder
+from fdpo.runs.cache import OFF, cached, fingerprint, model_config, reference_folder
 from fdpo.runs.folder import versions
 
 HELD_OUT_SEED = 1_000_003
@@ -91,20 +91,31 @@ def reference_images(
         The images, with shape (n, C, H, W).
     """
     options = {"steps": steps, "seed": seed}
-    if folder == OFF:
+
+    def sample() -> Tensor:
         return sample_images(model, process, n, **options, progress=progress)
+
+    parent = None if folder == OFF else reference_folder(folder)
+    if parent is None:
+        return sample()
     noising = type(process).__name__, dict(process.scheduler().config)
     device = next(model.parameters()).device.type
     name = fingerprint(
         model.named_parameters(), model_config(model), noising, n, options, device, versions()
     )
-    file = reference_folder(folder) / f"pictures-{name}.safetensors"
 
-    def write(path: Path) -> None:
-        images = sample_images(model, process, n, **options, progress=progress)
-        save_file({"pictures": images}, path)
+    def read(path: Path) -> Tensor:
+        images = load_file(path)["pictures"]
+        if images.shape != (n, *image_shape(model)) or not images.isfinite().all():
+            raise ValueError(f"it holds images with shape {tuple(images.shape)}")
+        return images
 
-    return load_file(cached_file(file, write))["pictures"]
+    return cached(
+        parent / f"pictures-{name}.safetensors",
+        sample,
+        read=read,
+        write=lambda path, images: save_file({"pictures": images}, path),
+    )
 
 
 @torch.no_grad()

@@ -207,6 +207,7 @@ class DiffusionTrainer:
             self._train(loader, bar, validate)
         if self.reference is not None:
             self.reference.cache.save()
+            self.reference.cache.report(self.folder, resumed=checkpoint is not None)
         self.interrupts.release()
 
     def _train(self, loader: Any, bar: Any, validate: Validate | None) -> None:

@@ -175,14 +175,36 @@ class CountEpochs(TrainerCallback):
 
 
 class SaveReferenceCache(TrainerCallback):
-    """A writer of the reference's cache, at each checkpoint and after each evaluation."""
+    """A writer of the reference's cache, before each checkpoint and after each evaluation.
+
+    A run that is killed after a checkpoint then finds the numbers that it was trained with.
+    """
 
     def __init__(self, reference: Reference) -> None:
-        self.reference = reference
+        self.reference, self.resumed = reference, False
+
+    def on_train_begin(
+        self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.resumed = state.global_step > 0
+
+    def on_step_end(
+        self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if control.should_save:
+            self.reference.save()
+
+    on_epoch_end = on_step_end
 
     def on_save(
         self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.reference.save()
 
-    on_train_end = on_evaluate = on_save
+    on_evaluate = on_save
+
+    def on_train_end(
+        self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.reference.save()
+        self.reference.report(str(args.output_dir), resumed=self.resumed)

@@ -80,12 +80,19 @@ class Reference:
         """
         if self.context is not None and batch["input_ids"].shape[1] >= self.context:
             return self.compute(model, batch)
-        return self.cache.get_or_compute(batch["keys"], lambda: self.compute(model, batch))
+        return self.cache.get_or_compute(
+            batch["keys"], lambda: self.compute(model, batch), batch["input_ids"].shape
+        )
 
     def save(self) -> None:
         """Writes what was added to the cache, if that was used."""
         if "cache" in vars(self):
             self.cache.save()
+
+    def report(self, run_folder: str, *, resumed: bool) -> None:
+        """Writes to a run's folder how many numbers the cache held, if that was used."""
+        if "cache" in vars(self):
+            self.cache.report(run_folder, resumed=resumed)
 
     @torch.no_grad()
     def compute(self, model: Any, batch: PairBatch) -> Tensor:

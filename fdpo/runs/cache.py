@@ -5,6 +5,11 @@ the reference alone; its error on an image on the image, the time, the noise and
 folder of the cache belongs to a reference (its weights and configuration, the precision and the
 attention it computes with), and an entry in it to a text's tokens or a noised image: neither the
 loss, its options, the learning rate nor the epoch takes part, so that all runs of a sweep share it.
+
+A cache never costs a run: where it cannot be read or written, one line says so and the numbers are
+computed. Numbers that a batch computes round as its other rows let them. A key therefore has one
+number, the first, also in the run that computes it: a run repeats bit for bit with the cache that
+it filled.
 """
 
 from __future__ import annotations
@@ -14,29 +19,49 @@ import math
 import os
 import struct
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fdpo.runs.distributed import any_process
-from fdpo.runs.files import replacing
+from fdpo.runs.distributed import any_process, is_main_process
+from fdpo.runs.files import remove_left_overs, replacing, write_json
+from fdpo.runs.notes import note
 
 OFF = "off"
+LEFT_OVER_AGE = 24 * 60 * 60.0  # seconds after which no writer of a cache is still at work
+
+RECORD = "reference_cache.json"
+"""The file of a run folder with the counts of :meth:`ReferenceCache.report`."""
+
+Key = tuple[int, int]
+Value = TypeVar("Value")
 
 
-def default_folder() -> Path:
-    """Returns the folder of caches: ``$FDPO_CACHE``, or ``fdpo`` in the user's cache folder."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("FDPO_CACHE") or Path(caches) / "fdpo")
+def reference_folder(folder: str | None) -> Path | None:
+    """Returns the folder of references' numbers.
+
+    By default it is ``reference`` in ``$FDPO_CACHE``, or in ``fdpo`` in the user's cache folder;
+    ``None`` for a user without a home.
+    """
+    if folder:
+        return Path(folder)
+    try:
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        caches = None
+    own = os.environ.get("FDPO_CACHE") or (Path(caches) / "fdpo" if caches else None)
+    return Path(own) / "reference" if own else None
 
 
-def reference_folder(folder: str | None) -> Path:
-    """Returns the folder of references' numbers, by default in :func:`default_folder`."""
-    return Path(folder or default_folder() / "reference")
+def reason(error: Exception) -> str:
+    """Returns why a cache cannot be used, in one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
 
 
 def array_key(*values: np.ndarray) -> tuple[int, int]:
@@ -74,22 +99,51 @@ def model_config(model: Any) -> dict[str, Any]:
     return {name: value for name, value in dict(config).items() if not name.startswith("_")}
 
 
-def cached_file(path: Path, write: Callable[[Path], object]) -> Path:
-    """Returns the path of a file; ``write`` creates it where it is missing, whole or not at all."""
-    if not path.exists():
-        with replacing(path) as beside:
-            write(beside)
-    return path
+def cached(
+    path: Path | None,
+    compute: Callable[[], Value],
+    *,
+    read: Callable[[Path], Value],
+    write: Callable[[Path, Value], object],
+) -> Value:
+    """Returns a file's value, which is computed and written where it is missing or damaged.
+
+    Arguments:
+        path: The file, which appears whole or not at all; ``None`` keeps nothing.
+        compute: Computes the value.
+        read: Reads a file; any error says that the file is damaged.
+        write: Writes a file, such that ``read`` returns an equal value.
+    """
+    if path is not None:
+        try:
+            if path.exists():
+                return read(path)
+        except Exception as error:
+            note(f"cache: {path} is made again ({reason(error)})")
+    value = compute()
+    if path is not None:
+        try:
+            with replacing(path, durable=False) as beside:
+                write(beside, value)
+        except Exception as error:
+            note(f"cache: {path} is not written ({reason(error)})")
+    return value
 
 
 class ReferenceCache:
     """Numbers by keys of two 64-bit integers, on disk.
 
     Every process adds its files, written beside and renamed, so that any number of processes can
-    use a folder at once. A file that cannot be read is left out, with one line.
+    use a folder at once. Damaged files are removed, with one line for all of them.
 
     Arguments:
-        folder: The folder of one reference (:meth:`open`); ``None`` keeps nothing.
+        folder: The folder of one reference (:meth:`open`); ``None`` keeps the numbers in memory.
+        enabled: False for a cache that keeps nothing.
+
+    Attributes:
+        found: How many numbers were used from the folder.
+        foreign: How many of these another batch computed than the one that used them first.
+        computed: How many numbers were computed and added.
     """
 
     @classmethod
@@ -98,39 +152,47 @@ class ReferenceCache:
 
         Arguments:
             name: Returns the reference's :func:`fingerprint`; not called where nothing is cached.
-            folder: The folder of all caches, by default :func:`default_folder`; ``off`` keeps
-                nothing.
+            folder: The folder of all caches, by default the user's (:func:`reference_folder`);
+                ``off`` keeps nothing.
         """
-        return cls(None if folder == OFF else reference_folder(folder) / name())
+        if folder == OFF:
+            return cls(None, enabled=False)
+        parent = reference_folder(folder)
+        if parent is None:
+            note("reference cache: there is no home folder to keep it in; FDPO_CACHE names another")
+        return cls(parent and parent / name())
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
-        self.values: dict[tuple[int, int], float] = {}
-        self.unsaved: dict[tuple[int, int], float] = {}
-        for file in sorted(folder.glob("*.safetensors")) if folder else ():
-            self.values.update(_read(file))
+    def __init__(self, folder: Path | None, *, enabled: bool = True) -> None:
+        self.folder, self.enabled = folder, enabled
+        self.found = self.foreign = self.computed = 0
+        self.values: dict[Key, float] = {}
+        self.unsaved: dict[Key, tuple[int, float]] = {}
+        self.stored: dict[Key, tuple[tuple[int, float], ...]] = {}
+        """By key the numbers that the folder holds, each after the batch that computed it."""
+        if folder is not None:
+            self._load(folder)
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.values) + len(self.stored)
 
-    @property
-    def enabled(self) -> bool:
-        """True unless the cache is off."""
-        return self.folder is not None
-
-    def get(self, keys: Tensor) -> Tensor:
+    def get(self, keys: Tensor, batch: int = 0) -> Tensor:
         """Returns the values of keys with shape (*, 2): fp32 with shape (*), NaN where missing."""
-        values = [self.values.get(key, math.nan) for key in _keys(keys)]
+        values = [self._value(key, batch) for key in _keys(keys)]
         return torch.tensor(values, dtype=torch.float32, device=keys.device).view(keys.shape[:-1])
 
-    def add(self, keys: Tensor, values: Tensor) -> None:
+    def add(self, keys: Tensor, values: Tensor, batch: int = 0) -> None:
         """Adds finite values, with shape (*), of keys, with shape (*, 2), that are missing."""
         for key, value in zip(_keys(keys), values.float().flatten().tolist(), strict=True):
-            if key not in self.values and math.isfinite(value):
-                self.values[key] = self.unsaved[key] = value
+            if key not in self.values and key not in self.stored and math.isfinite(value):
+                self.values[key] = value
+                self.computed += 1
+                if self.folder is not None:
+                    self.unsaved[key] = batch, value
 
-    def get_or_compute(self, keys: Tensor, compute: Callable[[], Tensor]) -> Tensor:
-        """Returns the values of keys; where one is missing, computes and adds all of them.
+    def get_or_compute(
+        self, keys: Tensor, compute: Callable[[], Tensor], layout: Sequence[int] = ()
+    ) -> Tensor:
+        """Returns the values of keys; where one is missing, computes all and adds the missing.
 
         Processes of a launcher compute together: a collective operation in ``compute`` would wait
         for the others otherwise.
@@ -138,41 +200,123 @@ class ReferenceCache:
         Arguments:
             keys: The keys, with shape (*, 2).
             compute: Returns the values, with shape (*).
+            layout: The shape in which the rows are computed, if the keys leave that open.
         """
         if not self.enabled:
             return compute()
-        values = self.get(keys)
+        batch = _batch(keys, layout)
+        values = self.get(keys, batch)
         if any_process(values.isnan()):
-            values = compute()
-            self.add(keys, values)
+            computed = compute().float()
+            self.add(keys, computed, batch)
+            values = torch.where(values.isnan(), computed, values)
         return values
 
     def save(self) -> None:
-        """Writes the values that were added since the last call."""
+        """Writes the values that were added since the last call; after an error nothing more."""
         if not self.unsaved or self.folder is None:
             return
         from safetensors.torch import save_file
 
+        batches, values = zip(*self.unsaved.values(), strict=True)
         tensors = {
             "keys": torch.tensor(list(self.unsaved)),
-            "values": torch.tensor(list(self.unsaved.values()), dtype=torch.float32),
+            "values": torch.tensor(values, dtype=torch.float32),
+            "batches": torch.tensor(batches),
         }
-        with replacing(self.folder / f"{uuid.uuid4().hex}.safetensors") as beside:
-            save_file(tensors, beside)
+        try:
+            file = self.folder / f"{uuid.uuid4().hex}.safetensors"
+            with replacing(file, durable=False) as beside:
+                save_file(tensors, beside)
+        except Exception as error:
+            note(f"reference cache: {self.folder} is not written ({reason(error)})")
+            self.folder = None
         self.unsaved = {}
 
+    def report(self, run_folder: str | Path, *, resumed: bool) -> None:
+        """Writes how many numbers were found to a run's ``reference_cache.json``.
 
-def _read(file: Path) -> dict[tuple[int, int], float]:
-    from safetensors import SafetensorError
+        One line says so where they may differ from those that the run itself would compute.
+
+        Arguments:
+            run_folder: The folder of the run.
+            resumed: Whether the run was resumed: it then finds its own numbers, in other batches.
+        """
+        if not self.enabled or not is_main_process():
+            return
+        counts = {"found": self.found, "of_other_batches": self.foreign, "computed": self.computed}
+        write_json(Path(run_folder) / RECORD, counts)
+        if self.foreign and not resumed:
+            note(
+                f"reference cache: {self.foreign:,} of {self.found + self.computed:,} numbers are "
+                "those of other batches (another seed, batch size or number of threads), which "
+                "round differently; --reference_cache off computes all"
+            )
+
+    def _value(self, key: Key, batch: int) -> float:
+        """Returns the number of a key, at its first use that of the same batch or the oldest."""
+        if key not in self.values:
+            stored = self.stored.pop(key, None)
+            if stored is None:
+                return math.nan
+            same = dict(stored)
+            self.values[key] = same.get(batch, stored[0][1])
+            self.found += 1
+            self.foreign += batch not in same
+        return self.values[key]
+
+    def _load(self, folder: Path) -> None:
+        """Reads the files of a folder, the oldest first."""
+        damaged: list[tuple[Path, Exception]] = []
+        try:
+            files = sorted(
+                folder.glob("[!.]*.safetensors"), key=lambda file: file.stat().st_mtime_ns
+            )
+            remove_left_overs(folder.glob(".*"), age=LEFT_OVER_AGE)
+        except OSError as error:
+            return note(f"reference cache: {folder} is left out ({reason(error)})")
+        for file in files:
+            try:
+                for key, batch, value in _read(file):
+                    self.stored[key] = (*self.stored.get(key, ()), (batch, value))
+            except Exception as error:
+                damaged.append((file, error))
+        if damaged:
+            _leave_out(damaged)
+
+
+def _read(file: Path) -> Iterable[tuple[Key, int, float]]:
+    """Returns the keys, batches and numbers of a file."""
     from safetensors.torch import load_file
 
-    try:
-        tensors = load_file(file)
-        return dict(zip(_keys(tensors["keys"]), tensors["values"].tolist(), strict=True))
-    except (SafetensorError, KeyError, OSError, ValueError) as error:
-        print(f"reference cache: {file} is left out ({error})")
-        return {}
+    tensors = load_file(file)
+    keys, values = tensors["keys"], tensors["values"]
+    batches = tensors.get("batches", torch.zeros(len(values), dtype=torch.int64))  # 0: unknown
+    kinds = [keys.dtype, batches.dtype, values.dtype]
+    if kinds != [torch.int64, torch.int64, torch.float32] or keys.shape != (len(values), 2):
+        raise ValueError(f"its arrays are {kinds} with {tuple(keys.shape)}")
+    if not values.isfinite().all():
+        raise ValueError("it holds values that are not finite")
+    return zip(_keys(keys), batches.tolist(), values.tolist(), strict=True)
 
 
-def _keys(keys: Tensor) -> list[tuple[int, int]]:
+def _leave_out(damaged: Sequence[tuple[Path, Exception]]) -> None:
+    """Says in one line which files are left out, and removes those that are damaged."""
+    (file, error), *rest = damaged
+    more = f", and {len(rest):,} more files" if rest else ""
+    note(f"reference cache: {file} is left out ({reason(error)}){more}")
+    for file, error in damaged:
+        if not isinstance(error, OSError):  # whose file may be whole
+            with suppress(OSError):
+                file.unlink()
+
+
+def _batch(keys: Tensor, layout: Sequence[int]) -> int:
+    """Returns a name for what the rounding of a batch depends on."""
+    machine = f"{torch.__version__} {keys.device.type} {torch.get_num_threads()}"
+    where = np.frombuffer(machine.encode(), dtype=np.uint8)
+    return array_key(keys.cpu().numpy(), np.array(layout, dtype=np.int64), where)[0] or 1
+
+
+def _keys(keys: Tensor) -> list[Key]:
     return [(first, second) for first, second in keys.reshape(-1, 2).tolist()]

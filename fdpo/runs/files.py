@@ -6,29 +6,72 @@ import json
 import math
 import os
 import re
+import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+ERRORS = "backslashreplace"
+"""The handler of lone surrogates, which UTF-8 lacks: as escapes, which JSON reads back."""
+
+_LEFT_OVER = re.compile(r"\..+\.\d+(-[0-9a-f]{8})?(\.\w+)?")
+
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Yields a path beside ``path`` to write to: renamed at the end, removed on an error."""
+def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yields a path beside ``path`` to write to: renamed at the end, removed on an error.
+
+    Arguments:
+        path: The file.
+        durable: Whether the contents are on the disk before the name is, so that a power failure
+            leaves no empty file. A cache, which notices damaged files, does without.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    # No other process or thread, also of another machine, has this name (is_left_over).
+    writer = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    beside = path.with_name(f".{path.stem}.{writer}{path.suffix}")
     try:
         yield beside
+        if durable:
+            with beside.open("r+b") as file:
+                os.fsync(file.fileno())
         os.replace(beside, path)
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # the error inside is the one to see
+            beside.unlink(missing_ok=True)
+
+
+def is_left_over(path: Path) -> bool:
+    """Returns whether a name is one that :func:`replacing` writes to.
+
+    Example:
+        >>> is_left_over(Path(".run.123-89abcdef.json")), is_left_over(Path("run.json"))
+        (True, False)
+    """
+    return _LEFT_OVER.fullmatch(path.name) is not None
+
+
+def remove_left_overs(files: Iterable[Path], *, age: float = 0.0) -> None:
+    """Removes the files that killed writers left.
+
+    Arguments:
+        files: Candidates, all other files are kept.
+        age: The seconds since a file's last change, at least: for folders where others may write.
+    """
+    oldest = time.time() - age
+    for file in filter(is_left_over, files):
+        with suppress(OSError):  # another process may have been faster
+            if file.stat().st_mtime <= oldest:
+                file.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Writes ``text`` in UTF-8."""
     with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors=ERRORS)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -42,7 +85,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
     """Writes one JSON object a line, from any iterable, with values as in :func:`write_json`."""
-    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
+    with replacing(path) as beside, beside.open("w", encoding="utf-8", errors=ERRORS) as file:
         for row in rows:
             file.write(json.dumps(to_plain(row), ensure_ascii=False) + "\n")
 

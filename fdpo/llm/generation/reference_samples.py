@@ -12,7 +12,7 @@ from fdpo.llm.generation.conversations import Prompt
 from fdpo.llm.generation.sampling import sample
 from fdpo.llm.generation.tokens import decode_completion, end_ids, prompt_ids
 from fdpo.preferences.generate import Completion
-from fdpo.runs.cache import OFF, cached_file, fingerprint, model_config, reference_folder
+from fdpo.runs.cache import OFF, cached, fingerprint, model_config, reference_folder
 from fdpo.runs.files import write_jsonl
 from fdpo.runs.folder import versions
 from fdpo.runs.rows import read_rows
@@ -40,7 +40,8 @@ def reference_samples(
             without one.
         options: The other arguments of `sample`.
     """
-    if folder == OFF:
+    parent = None if folder == OFF else reference_folder(folder)
+    if parent is None:
         return sample(model, tokenizer, prompts, **options)
     starts, ends = prompt_ids(tokenizer, prompts), end_ids(model, tokenizer)
     provenance = model_config(model), model.config._attn_implementation, model.device.type
@@ -48,12 +49,21 @@ def reference_samples(
         model.named_parameters(), provenance, starts, sorted(ends), options, versions()
     )
 
-    def write(path: Path) -> None:
-        completions = sample(model, tokenizer, prompts, **options)
+    def read(path: Path) -> list[list[Completion]]:
+        rows = [row["drawn"] for row in read_rows(path)]
+        if len(set(map(len, rows))) != 1:
+            raise ValueError("its prompts have different numbers of samples")
+        return [
+            [decode_completion(tokenizer, start, ids, log_prob, ends) for ids, log_prob in row]
+            for start, row in zip(starts, rows, strict=True)
+        ]
+
+    def write(path: Path, completions: list[list[Completion]]) -> None:
         write_jsonl(path, ({"drawn": [[c.ids, c.log_prob] for c in row]} for row in completions))
 
-    file = cached_file(reference_folder(folder) / f"samples-{name}.jsonl", write)
-    return [
-        [decode_completion(tokenizer, start, ids, log_prob, ends) for ids, log_prob in row["drawn"]]
-        for start, row in zip(starts, read_rows(file), strict=True)
-    ]
+    return cached(
+        parent / f"samples-{name}.jsonl",
+        lambda: sample(model, tokenizer, prompts, **options),
+        read=read,
+        write=write,
+    )
