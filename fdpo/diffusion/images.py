@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fdpo.diffusion.dataset import ImagePairs
 from fdpo.preferences.schema import read_pairs
-from fdpo.runs.files import replacing
+from fdpo.runs.files import is_readable, replacing
 
 Shape = tuple[int, int, int]
 """The (channels, height, width) of an image."""
@@ -109,6 +109,11 @@ def to_image(image: Tensor) -> Image.Image:
     """Returns an image as a Pillow image."""
     values = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
+
+
+def is_image(path: Path) -> bool:
+    """Returns whether an image file exists and is whole; says so if it is damaged."""
+    return is_readable(path, lambda path: decode_image(path.read_bytes(), path.name))
 
 
 def write_image(path: str | Path, image: Tensor | Image.Image) -> None:

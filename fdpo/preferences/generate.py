@@ -24,6 +24,7 @@ from typing import Any
 from fdpo.preferences.dataset import write_dataset
 from fdpo.preferences.pairs import Group
 from fdpo.runs.distributed import is_main_process, partial_state, sharded
+from fdpo.runs.files import is_readable
 from fdpo.runs.rows import read_rows, write_rows
 from fdpo.scorers import Scorer
 
@@ -44,6 +45,9 @@ class Completion:
     truncated: bool = False
     log_prob: float | None = None
 
+
+PARTS = "parts"
+"""The folder within a data set's of the parts of an unfinished one."""
 
 Complete = Callable[[int, Sequence[str]], Sequence[Sequence[Completion]]]
 """A function of a part's number and its prompts that returns the completions of each prompt."""
@@ -71,14 +75,19 @@ def make_dataset(
     Returns:
         The counts of :func:`fdpo.preferences.make_pairs`, in the main process only.
     """
-    scratch = folder / "parts"
+    scratch = folder / PARTS
     groups = generate_groups(scratch, prompts, complete, scorer, parts)
     partial_state().wait_for_everyone()  # until all have read the parts
     if not is_main_process():
         return Counter()
     counts = write_dataset(folder, groups, **options)
-    shutil.rmtree(scratch)
+    remove_parts(folder)
     return counts
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes the parts of a data set, which also a kill after its last file leaves."""
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
 
 
 def generate_groups(
@@ -99,6 +108,9 @@ def generate_groups(
     parts = parts or [[index] for index in range(len(prompts))]
     files = [scratch / f"{number:06}.jsonl" for number in range(len(parts))]
 
+    def is_whole(number: int) -> bool:
+        return is_readable(files[number], lambda file: read_part(file, len(parts[number])))
+
     def compute(number: int) -> None:
         part = [prompts[index] for index in parts[number]]
         groups = score_completions(part, complete(number, part), scorer)
@@ -108,17 +120,25 @@ def generate_groups(
         range(len(parts)),
         compute,
         title="completing and scoring",
-        done=lambda number: files[number].exists(),
+        done=is_whole,
         size=lambda number: len(parts[number]),
         unit="groups",
     )
     groups: dict[int, Group] = {}
     for file, indices in zip(files, parts, strict=True):
-        part = [Group(**row) for row in read_rows(file)]
+        part = read_part(file, len(indices))
         if [group.prompt for group in part] != [prompts[index] for index in indices]:
             raise ValueError(f"{file} belongs to another job: delete {scratch}")
         groups |= zip(indices, part, strict=True)
     return [groups[index] for index in range(len(prompts))]
+
+
+def read_part(file: Path, size: int) -> list[Group]:
+    """Returns the groups of a part; raises `ValueError` or `TypeError` if they are not whole."""
+    part = [Group(**row) for row in read_rows(file)]
+    if len(part) != size:
+        raise ValueError(f"{file}: holds {len(part)} groups, not {size}")
+    return part
 
 
 def score_completions(

@@ -119,15 +119,25 @@ def cached(
             if path.exists():
                 return read(path)
         except Exception as error:
-            note(f"cache: {path} is made again ({reason(error)})")
+            _note_once(path, "is damaged and made again", error)
     value = compute()
     if path is not None:
         try:
             with replacing(path, durable=False) as beside:
                 write(beside, value)
         except Exception as error:
-            note(f"cache: {path} is not written ({reason(error)})")
+            _note_once(path, "is not written", error)
     return value
+
+
+_NOTED: set[tuple[Path, str]] = set()
+
+
+def _note_once(path: Path, problem: str, error: Exception) -> None:
+    """Says the first time that files of a folder have a problem."""
+    if (path.parent, problem) not in _NOTED:
+        _NOTED.add((path.parent, problem))
+        note(f"cache: {path} {problem} ({reason(error)})")
 
 
 class ReferenceCache:

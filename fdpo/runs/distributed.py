@@ -6,11 +6,13 @@ import ctypes
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -127,14 +129,32 @@ def keep_freed_memory() -> None:
 _LAUNCHER = re.compile("(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_|TORCHELASTIC_|ACCELERATE_")
 
 
+_PARENT = "FDPO_PARENT"
+
+
+def end_with_parent() -> None:
+    """Ends this program when the one that started it by :func:`run_first` ends, even by SIGKILL.
+
+    The parent holds the other end of a pipe to the standard input.
+    """
+
+    def watch() -> None:
+        os.read(0, 1)  # nothing is written: it returns at the end of the pipe
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if os.environ.pop(_PARENT, None):
+        Thread(target=watch, daemon=True).start()
+
+
 def run_first(command: Sequence[str], target: Path) -> None:
     """Runs a program that writes a file, unless the file exists, once for all processes.
 
     The first process runs it, as a single process; the others wait, and so does another program
-    that needs the same file. If it fails, this process exits with its status.
+    that needs the same file. If it fails, this process exits with its status; if this process is
+    ended, so is the program.
 
     Arguments:
-        command: The program and its arguments.
+        command: The program, which calls :func:`end_with_parent`, and its arguments.
         target: The file that it writes last.
     """
     with partial_state().main_process_first():
@@ -145,5 +165,13 @@ def run_first(command: Sequence[str], target: Path) -> None:
                 return
             print("making preference data first:", shlex.join(command), flush=True)
             alone = {k: v for k, v in os.environ.items() if not _LAUNCHER.match(k)}
-            if code := subprocess.run(command, env=alone, check=False).returncode:
+            # Our end of the pipe closes however this process ends (end_with_parent).
+            child = subprocess.Popen(command, env=alone | {_PARENT: "stdin"}, stdin=subprocess.PIPE)
+            with child:
+                try:
+                    code = child.wait()
+                except BaseException:
+                    child.kill()  # what it has made, it keeps
+                    raise
+            if code:
                 sys.exit(code)

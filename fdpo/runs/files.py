@@ -8,10 +8,12 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from fdpo.runs.notes import note
 
 ERRORS = "backslashreplace"
 """The handler of lone surrogates, which UTF-8 lacks: as escapes, which JSON reads back."""
@@ -66,6 +68,17 @@ def remove_left_overs(files: Iterable[Path], *, age: float = 0.0) -> None:
         with suppress(OSError):  # another process may have been faster
             if file.stat().st_mtime <= oldest:
                 file.unlink()
+
+
+def is_readable(file: Path, read: Callable[[Path], object]) -> bool:
+    """Returns whether a file exists and can be read; says so if it is damaged, to be made again."""
+    try:
+        if file.exists():
+            read(file)
+            return True
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        note(f"{file} is damaged and made again ({' '.join(str(error).split())})")
+    return False
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+HIDDEN = [".*", "*/.*"]
+"""Files that are being written, and what killed writers left (:mod:`fdpo.runs.files`)."""
+
 
 def is_hub_id(name: str) -> bool:
     """Returns whether a name that is no file or folder can be that of a repository, owner/name."""
@@ -24,7 +27,7 @@ def upload(
     Arguments:
         folder: The folder.
         hub_id: The repository, owner/name.
-        patterns: The files to upload, as glob patterns.
+        patterns: The files to upload, as glob patterns; hidden ones are not.
         kind: What the repository holds.
 
     Returns:
@@ -35,6 +38,10 @@ def upload(
     HfApi().create_repo(hub_id, repo_type=kind, exist_ok=True)
     return str(
         HfApi().upload_folder(
-            repo_id=hub_id, repo_type=kind, folder_path=folder, allow_patterns=list(patterns)
+            repo_id=hub_id,
+            repo_type=kind,
+            folder_path=folder,
+            allow_patterns=list(patterns),
+            ignore_patterns=HIDDEN,
         )
     )

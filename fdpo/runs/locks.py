@@ -1,4 +1,4 @@
-"""File locks that child processes inherit.
+"""File locks that child processes inherit, and locks of folders.
 
 Such a lock ends with the last process that has its descriptor, however that process ends. Where no
 child is involved use ``filelock.FileLock``.
@@ -7,7 +7,59 @@ child is involved use ``filelock.FileLock``.
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+PATIENCE = 8.0
+"""Seconds to wait for a folder: the workers of a killed program end after it, by 5 seconds."""
+
+
+@contextmanager
+def at_work_in(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
+    """Makes this the only program at work in a folder, which is created where it is missing.
+
+    The lock is on the folder itself: no file is left. Windows and some network file systems have
+    no such lock, so that nobody is kept out there.
+
+    Arguments:
+        folder: The folder.
+        patience: The seconds to wait for another program.
+
+    Raises:
+        ValueError: If another program is at work in the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, PermissionError):
+        yield
+        return
+    end = time.monotonic() + patience
+    try:
+        while not _try_lock(descriptor):
+            if time.monotonic() > end:
+                raise ValueError(f"another program is at work in {folder}: wait until it has ended")
+            time.sleep(0.1)
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for children that have not ended
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # the file system has no locks
+        return True
+    return True
 
 
 def hold(path: str | Path) -> int:

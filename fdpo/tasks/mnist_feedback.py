@@ -81,7 +81,7 @@ def write_samples(
     The processes of a launcher share the work, in parts of :data:`PART` images.
     """
     from fdpo.diffusion.evaluate import sample_images
-    from fdpo.diffusion.images import write_image
+    from fdpo.diffusion.images import is_image, write_image
 
     names = [f"pictures/{i:06}.png" for i in range(n)]
 
@@ -97,7 +97,7 @@ def write_samples(
         range(0, n, PART),
         write_part,
         title="sampling images",
-        done=lambda first: (folder / names[min(first + PART, n) - 1]).exists(),  # written last
+        done=lambda first: all(is_image(folder / name) for name in names[first : first + PART]),
         size=lambda first: min(PART, n - first),
         unit="images",
     )

@@ -218,7 +218,7 @@ def test_a_value_is_computed_once_and_written_whole(tmp_path: Path) -> None:
 def test_a_damaged_value_is_computed_again_with_one_line(tmp_path: Path) -> None:
     path = tmp_path / "samples.txt"
     path.write_text("")
-    with pytest.warns(UserWarning, match="samples.txt is made again") as notes:
+    with pytest.warns(UserWarning, match="samples.txt is damaged and made again") as notes:
         assert cached(path, lambda: 3, read=read, write=write) == 3
     assert len(notes) == 1 and read(path) == 3
 

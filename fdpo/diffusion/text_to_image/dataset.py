@@ -97,14 +97,15 @@ class TextToImagePairs:
         return encoded
 
     def fill_cache(self) -> None:
-        """Encodes the images and captions that the cache lacks."""
+        """Encodes what the cache lacks; if that cannot be written, there is no cache."""
         if self.cache is not None:
-            self.cache.fill(self.pairs, sides=self.sides, captions=[""])
+            if self.cache.fill(self.pairs, sides=self.sides, captions=[""]) is None:
+                self.cache = None
 
     def _image(self, index: int, side: Side, crop: Crop) -> Mapping[str, Tensor]:
         data = self.pairs.read(index, side)
         if self.cache is not None:
-            return self.cache.image(data, crop.flip)
+            return self.cache.image(data, crop.flip, self.pairs.where(index, side))
         image = decode_image(data, self.pairs.where(index, side))
         pixels, time_ids = self.transform.apply(image, crop)
         return {"pixels": pixels, "time_ids": time_ids}

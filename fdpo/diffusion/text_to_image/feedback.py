@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fdpo.diffusion.images import write_image
+from fdpo.diffusion.images import is_image, write_image
 from fdpo.diffusion.text_to_image.pipeline import StableDiffusion
 from fdpo.preferences.generate import Complete, Completion
 from fdpo.runs.seeds import derived_seed
@@ -34,7 +34,7 @@ def completer(
     def complete(number: int, prompts: Sequence[str]) -> list[list[Completion]]:
         [prompt] = prompts
         names = [f"pictures/{number:06}-{i}.png" for i in range(group_size)]
-        missing = [i for i, name in enumerate(names) if not (folder / name).exists()]
+        missing = [i for i, name in enumerate(names) if not is_image(folder / name)]
         seeds = [derived_seed(seed, number, i) for i in missing]
         images = model.generate(model.unet, [prompt] * len(missing), seeds, **options)
         for i, image in zip(missing, images, strict=True):

@@ -4,6 +4,10 @@ A file's name follows from everything that its contents depend on: the weights o
 dtype, the resolution, and the image's bytes and flip, or the caption. Another VAE or resolution
 uses other files; data sets that share images share their latents. Random crops differ in every
 epoch and cannot be cached.
+
+The cache never costs a run. Damaged files are encoded again; where one cannot be written, the
+images and captions of all batches are encoded as they come; one that is lost in training is encoded
+in its place.
 """
 
 from __future__ import annotations
@@ -11,12 +15,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,14 +30,21 @@ from fdpo.diffusion.text_to_image.pairs import CaptionedPairs
 from fdpo.diffusion.text_to_image.pipeline import StableDiffusion
 from fdpo.diffusion.text_to_image.transforms import Crop, PairTransform
 from fdpo.preferences.pairs import SIDES, Side
-from fdpo.runs.cache import fingerprint, model_config
-from fdpo.runs.distributed import sharded
-from fdpo.runs.files import replacing
+from fdpo.runs.cache import LEFT_OVER_AGE, fingerprint, model_config, reason
+from fdpo.runs.distributed import any_process, partial_state, sharded
+from fdpo.runs.files import remove_left_overs, replacing
+from fdpo.runs.notes import note
 
 THREADS = 8  # images decoded at the same time
 IMAGES_PER_PART = 32  # images that a process reads ahead while it encodes
 
+DAMAGED = "is damaged and made again, as all such files are"
+LOST = "is lost and encoded as it comes, as all such files are"
+UNWRITTEN = "is not written, so that images and captions are encoded as they come"
+
 Item = TypeVar("Item")
+Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
+"""The shape and the dtype of a file's tensors, by name."""
 Image = tuple[Path, Tensor, Tensor]
 """The file of an image in the cache, its pixels with shape (3, H, W), its sizes with shape (6)."""
 
@@ -57,19 +69,32 @@ class LatentCache:
         self.model, self.transform = model, transform
         self.image_folder = Path(folder) / f"latents-{_image_encoder(model, transform.resolution)}"
         self.text_folder = Path(folder) / f"text-{_text_encoders(model)}"
+        self.problems: dict[str, Exception] = {}
 
-    def image(self, data: bytes, flip: bool) -> dict[str, Tensor]:
+    def image(self, data: bytes, flip: bool, where: str) -> dict[str, Tensor]:
         """Returns ``moments``, with shape (2, C, h, w), and ``time_ids``, with shape (6).
 
         Arguments:
             data: The bytes of the image file.
             flip: True if the image is flipped.
+            where: The name of the image in errors.
         """
-        return load_file(self._image_file(data, flip))
+        file = self._image_file(data, flip)
+        try:
+            return load_file(file)
+        except (OSError, SafetensorError) as error:
+            self._note(LOST, file, error)
+        pixels, sizes = self.transform.apply(decode_image(data, where), Crop(flip))
+        return {"moments": self.model.moments(pixels[None])[0].cpu(), "time_ids": sizes}
 
     def text(self, caption: str) -> dict[str, Tensor]:
         """Returns the embeddings of a caption, without the batch's dimension."""
-        return load_file(self._text_file(caption))
+        file = self._text_file(caption)
+        try:
+            return load_file(file)
+        except (OSError, SafetensorError) as error:
+            self._note(LOST, file, error)
+        return {name: value[0].cpu() for name, value in self.model.encode_text([caption]).items()}
 
     def fill(
         self,
@@ -78,7 +103,7 @@ class LatentCache:
         sides: Sequence[Side] = SIDES,
         captions: Iterable[str] = (),
         batch_size: int = 8,
-    ) -> int:
+    ) -> int | None:
         """Encodes what the cache lacks; the processes of a launcher share the work.
 
         Arguments:
@@ -88,8 +113,11 @@ class LatentCache:
             batch_size: Images or captions encoded at a time.
 
         Returns:
-            The number of files that this process wrote.
+            The number of files that this process wrote; ``None`` if any process could not write
+            one, so that the cache is of no use.
         """
+        for folder in (self.text_folder, self.image_folder):
+            remove_left_overs(folder.glob("*/.*"), age=LEFT_OVER_AGE)
         texts = list(dict.fromkeys([*captions, *map(pairs.caption, range(len(pairs)))]))
         written = sharded(
             list(_batches(texts, batch_size)), self._encode_captions, done=self._has_captions,
@@ -102,17 +130,23 @@ class LatentCache:
                 partial(self._encode_images, pairs, pool, batch_size),
                 title="encoding images", size=len, unit="images",
             )  # fmt: skip
-        return sum(written)
+        unwritten = torch.tensor(UNWRITTEN in self.problems, device=partial_state().device)
+        return None if any_process(unwritten) else sum(written)
 
     def _has_captions(self, captions: list[str]) -> bool:
-        return all(self._text_file(caption).exists() for caption in captions)
+        return all(self._is_whole(self._text_file(caption)) for caption in captions)
 
     def _encode_captions(self, captions: list[str]) -> int:
-        missing = [caption for caption in captions if not self._text_file(caption).exists()]
+        missing = [caption for caption in captions if not self._is_whole(self._text_file(caption))]
+        if not missing or UNWRITTEN in self.problems:
+            return 0
         embeddings = self.model.encode_text(missing)
-        for i, caption in enumerate(missing):
-            _write(self._text_file(caption), {name: value[i] for name, value in embeddings.items()})
-        return len(missing)
+        return sum(
+            self._write(
+                self._text_file(caption), {name: value[i] for name, value in embeddings.items()}
+            )
+            for i, caption in enumerate(missing)
+        )
 
     def _encode_images(
         self, pairs: CaptionedPairs, pool: ThreadPoolExecutor, batch_size: int,
@@ -125,20 +159,65 @@ class LatentCache:
             files, pixels, sizes = zip(*batch, strict=True)
             moments = self.model.moments(torch.stack(pixels))
             for file, value, time_ids in zip(files, moments, sizes, strict=True):
-                _write(file, {"moments": value, "time_ids": time_ids})
-            written += len(batch)
+                written += self._write(file, {"moments": value, "time_ids": time_ids})
         return written
 
     def _load_missing(self, pairs: CaptionedPairs, place: tuple[int, Side]) -> list[Image]:
         """Decodes and transforms an image, unless its files exist."""
+        if UNWRITTEN in self.problems:
+            return []
         data = pairs.read(*place)
         flips = (False, True) if self.transform.random_flip else (False,)
         files = {flip: self._image_file(data, flip) for flip in flips}
-        missing = {flip: file for flip, file in files.items() if not file.exists()}
+        missing = {flip: file for flip, file in files.items() if not self._is_whole(file)}
         if not missing:
             return []
         image = decode_image(data, pairs.where(*place))
         return [(file, *self.transform.apply(image, Crop(f))) for f, file in missing.items()]
+
+    def _is_whole(self, file: Path) -> bool:
+        """Returns whether a file holds what it should; says once that one does not."""
+        layout = self._image_layout if self.image_folder in file.parents else self._text_layout
+        try:
+            if not file.exists():
+                return False
+            with safe_open(file, "pt") as tensors:  # reads the sizes alone, which tell of a cut
+                slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+                found = {n: (tuple(s.get_shape()), s[:0].dtype) for n, s in slices.items()}
+            if found != layout:
+                raise ValueError(f"it holds {found}")
+        except OSError:  # writing it will say so
+            return False
+        except (SafetensorError, ValueError) as error:
+            self._note(DAMAGED, file, error)
+            return False
+        return True
+
+    @cached_property
+    def _image_layout(self) -> Layout:
+        shape = (2, *self.model.latent_shape(self.transform.resolution))
+        return {"moments": (shape, self.model.dtype), "time_ids": ((6,), torch.float32)}
+
+    @cached_property
+    def _text_layout(self) -> Layout:
+        embeddings = self.model.encode_text([""])
+        return {name: (tuple(value.shape[1:]), value.dtype) for name, value in embeddings.items()}
+
+    def _write(self, file: Path, tensors: dict[str, Tensor]) -> bool:
+        """Writes a file; says once that this fails, and returns whether it did not."""
+        try:
+            with replacing(file, durable=False) as beside:
+                save_file(
+                    {name: value.cpu().contiguous() for name, value in tensors.items()}, beside
+                )
+        except (OSError, SafetensorError) as error:
+            self._note(UNWRITTEN, file, error)
+        return UNWRITTEN not in self.problems
+
+    def _note(self, problem: str, file: Path, error: Exception) -> None:
+        """Says the first time that files have a problem."""
+        if self.problems.setdefault(problem, error) is error:
+            note(f"latent cache: {file} {problem} ({reason(error)})")
 
     def _image_file(self, data: bytes, flip: bool) -> Path:
         digest = hashlib.sha256(data).hexdigest()
@@ -178,8 +257,3 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
-
-
-def _write(file: Path, tensors: dict[str, Tensor]) -> None:
-    with replacing(file) as temporary:
-        save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary)

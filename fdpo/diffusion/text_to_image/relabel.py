@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from accelerate.utils import gather_object
+
 from fdpo.diffusion.text_to_image.pairs import CaptionedPairs
-from fdpo.runs.cache import fingerprint
+from fdpo.runs.cache import cached, fingerprint
 from fdpo.runs.distributed import sharded
 from fdpo.runs.rows import read_rows, write_rows
 from fdpo.scorers import Scorer
@@ -69,27 +71,30 @@ def _scores(
     cache: Path,
     title: str,
 ) -> dict[str, float]:
-    """Returns the scores of captioned images by key, a file for each part of them."""
+    """Returns the scores of captioned images by key, a cached file for each part of them."""
     keys = list(places)
     parts = [keys[i : i + PART] for i in range(0, len(keys), PART)]
 
-    def file(part: Sequence[str]) -> Path:
-        return cache / f"{hashlib.sha256(''.join(part).encode()).hexdigest()}.jsonl"
+    def compute(part: Sequence[str]) -> dict[str, float]:
+        name = hashlib.sha256("".join(part).encode()).hexdigest()
+        scores = cached(
+            cache / f"{name}.jsonl",
+            lambda: _score_images(pairs, [places[key] for key in part], scorer),
+            read=lambda file: _read_scores(file, len(part)),
+            write=lambda file, scores: write_rows(file, ({"score": score} for score in scores)),
+        )
+        return dict(zip(part, scores, strict=True))
 
-    def compute(part: Sequence[str]) -> None:
-        scores = _score_images(pairs, [places[key] for key in part], scorer)
-        write_rows(file(part), ({"score": score} for score in scores))
+    mine = sharded(parts, compute, title=title, size=len, unit="images")
+    shared: list[dict[str, float]] = gather_object(mine)
+    return {key: score for scores in shared for key, score in scores.items()}
 
-    sharded(
-        parts,
-        compute,
-        title=title,
-        done=lambda part: file(part).exists(),
-        size=len,
-        unit="images",
-    )
-    scores = [row["score"] for part in parts for row in read_rows(file(part))]
-    return dict(zip(keys, scores, strict=True))
+
+def _read_scores(file: Path, n: int) -> list[float]:
+    scores = [row["score"] for row in read_rows(file)]
+    if len(scores) != n or not all(isinstance(score, int | float) for score in scores):
+        raise ValueError(f"it holds no {n:,} scores")
+    return scores
 
 
 def _score_images(

@@ -10,6 +10,7 @@ from fdpo.llm.generation.sampling import sample
 from fdpo.llm.generation.tokens import context_length
 from fdpo.preferences.prompts import first_words
 from fdpo.runs.distributed import is_main_process, partial_state
+from fdpo.runs.files import is_readable
 from fdpo.runs.rows import read_rows, write_rows
 from fdpo.runs.seeds import derived_seed
 
@@ -71,8 +72,15 @@ def sampled_prompts(
 
     The first process of a launcher samples them for all.
     """
-    if is_main_process() and not file.exists():
+
+    def read(file: Path) -> list[str]:
+        texts = [str(row["prompt"]) for row in read_rows(file)]
+        if len(texts) != n:
+            raise ValueError(f"it holds {len(texts):,} prompts, not {n:,}")
+        return texts
+
+    if is_main_process() and not is_readable(file, read):
         prompts = sample_prompts(model, tokenizer, n, words=words, seed=seed)
         write_rows(file, ({"prompt": prompt} for prompt in prompts))
     partial_state().wait_for_everyone()
-    return [row["prompt"] for row in read_rows(file)]
+    return read(file)

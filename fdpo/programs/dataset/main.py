@@ -24,15 +24,17 @@ from fdpo.cli.choice import choose
 from fdpo.cli.program import Run
 from fdpo.cli.quiet import quiet_libraries
 from fdpo.preferences.dataset import CARD, write_dataset
+from fdpo.preferences.generate import remove_parts
 from fdpo.programs.dataset.options import DatasetArguments, ImageArguments, SourceArguments
-from fdpo.runs.distributed import is_main_process
+from fdpo.runs.distributed import end_with_parent, is_main_process
 from fdpo.runs.hub import upload
 
-FILES = ("README.md", "*.jsonl", "pictures/*.png")
+FILES = ("README.md", "train.jsonl", "test.jsonl", "groups.jsonl", "pictures/*.png")
 """The files of a data set on the hub."""
 
 
 def main() -> None:
+    end_with_parent()
     quiet_libraries()
     modality = choose("modality", ("text", "image"), presets="dataset")
     description = (__doc__ or "").split("\n")[0]
@@ -47,7 +49,10 @@ def main() -> None:
     folder = Path(args.output_dir or f"runs/dataset-{default_name(sources[0], args)}")
     options = arguments.resolved(*sources, args)
     with Run("main.py", folder, options, repeatable=True) as run:
-        counts = Counter() if (folder / CARD).exists() else make(run, sources, args)
+        complete = (folder / CARD).exists()
+        counts = Counter() if complete else make(run, sources, args)
+        if complete and is_main_process():
+            remove_parts(folder)
     if is_main_process():
         report(folder, counts, args.push_to_hub)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from datasets import DatasetDict, load_dataset
+from huggingface_hub.utils import filter_repo_objects
 
 from fdpo.cli import arguments
 from fdpo.llm.generation.options import CompletionArguments
@@ -336,7 +337,13 @@ def test_upload(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert created == uploaded == "me/pairs"
     assert creation["repo_type"] == upload["repo_type"] == "dataset"
     assert upload["folder_path"] == Path("out")
-    assert upload["allow_patterns"] == ["README.md", "*.jsonl", "pictures/*.png"]
+    names = ["README.md", "train.jsonl", "parts/0.jsonl", ".train.1.jsonl", "pictures/.1.2.png"]
+    kept = filter_repo_objects(
+        [*names, "pictures/1.png", "run.json"],
+        allow_patterns=upload["allow_patterns"],
+        ignore_patterns=upload["ignore_patterns"],
+    )
+    assert list(kept) == ["README.md", "train.jsonl", "pictures/1.png"]
 
 
 def test_the_preset_is_slic_hf() -> None:
