@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PATIENCE = 8.0
@@ -46,7 +46,8 @@ def at_work_in(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
             time.sleep(0.1)
         yield
     finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for children that have not ended
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for children that have not ended
         os.close(descriptor)
 
 

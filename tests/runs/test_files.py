@@ -1,7 +1,9 @@
 """Files appear whole or not at all."""
 
 import json
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from fdpo import runs
+from fdpo.runs.files import is_left_over, is_readable, remove_left_overs
 
 
 def files_in(folder: Path) -> list[str]:
@@ -84,3 +87,49 @@ def test_file_names_of_losses() -> None:
     assert runs.file_name("alpha-0.5") == "alpha-0.5"
     assert runs.file_name("0.7*js + 0.3*reverse_kl") == "0.7_js_+_0.3_reverse_kl"
     assert runs.file_name("../package.module:mine") == "_package.module_mine"
+
+
+def test_left_overs_of_killed_writers_are_known_by_their_names(tmp_path: Path) -> None:
+    names = [".run.123.json", ".000001-0.77.png", ".train.12-0123abcd.jsonl", ".a.b.1-0123abcd"]
+    kept = ["run.json", ".gitignore", ".python-version", "a.123.json", ".cache"]
+    for name in [*names, *kept]:
+        (tmp_path / name).touch()
+    with runs.replacing(tmp_path / "table.jsonl.gz") as beside:
+        beside.touch()
+        assert is_left_over(beside)
+    remove_left_overs(tmp_path.iterdir(), age=60)
+    assert len(files_in(tmp_path)) == len(names + kept) + 1
+    remove_left_overs(tmp_path.iterdir())
+    assert files_in(tmp_path) == sorted([*kept, "table.jsonl.gz"])
+
+
+def test_threads_write_a_file_at_once(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        runs.write_json(tmp_path / "a.json", [number] * 1000)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(64)))
+    assert len(set(runs.read_json(tmp_path / "a.json"))) == 1 and files_in(tmp_path) == ["a.json"]
+
+
+def test_names_that_are_no_text_are_written_and_read_back(tmp_path: Path) -> None:
+    """An ASCII locale gives lone surrogates for the bytes of a path."""
+    value = {"output_dir": os.fsdecode(b"runs/\xc3\xa4") + "\udcff", "text": "\ud800é"}
+    runs.write_json(tmp_path / "a.json", value)
+    runs.write_jsonl(tmp_path / "a.jsonl", [value])
+    assert runs.read_json(tmp_path / "a.json") == value
+    assert json.loads((tmp_path / "a.jsonl").read_text(encoding="utf-8")) == value
+
+
+def test_damaged_files_are_said_to_be_made_again(tmp_path: Path) -> None:
+    def read(file: Path) -> int:
+        return int(file.read_text())
+
+    file = tmp_path / "part.txt"
+    assert not is_readable(file, read)
+    file.write_text("")
+    with pytest.warns(UserWarning, match="part.txt is damaged and made again") as notes:
+        assert not is_readable(file, read)
+    assert len(notes) == 1
+    file.write_text("1")
+    assert is_readable(file, read)
