@@ -20,14 +20,14 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from fdpo.cli.mistakes import fail, lacks_package, usage_errors
-from fdpo.runs.distributed import is_main_process
-from fdpo.runs.files import write_json, write_text
+from fdpo.runs.distributed import is_main_process, num_processes, partial_state
+from fdpo.runs.files import is_left_over, remove_left_overs, write_json, write_text
 from fdpo.runs.folder import (
     METRICS,
     NONFINITE,
@@ -36,6 +36,7 @@ from fdpo.runs.folder import (
     prepare,
     require_free,
 )
+from fdpo.runs.locks import at_work_in
 from fdpo.runs.resume import checkpoint
 
 INTERRUPTED = 130
@@ -65,6 +66,7 @@ class Run:
         started: Whether the set-up is done and ``run.json`` is written.
         missing: The error of each part of the report that failed, by the name of the part.
         new_folders: The folder and its parents, as far as they were not there before the run.
+        lock: Keeps other programs out of the folder from the start to the end.
     """
 
     program: str
@@ -79,6 +81,7 @@ class Run:
     started: bool = field(default=False, init=False)
     missing: dict[str, str] = field(default_factory=dict, init=False)
     new_folders: list[Path] = field(default_factory=list, init=False)
+    lock: ExitStack = field(default_factory=ExitStack, init=False)
 
     @property
     def folder(self) -> Path:
@@ -86,10 +89,13 @@ class Run:
         return Path(self.output_dir)
 
     def __enter__(self) -> Self:
-        """Exits with status 2 if the folder holds another run, or there is no such checkpoint."""
+        """Exits with status 2 if the folder is in use or there is no such checkpoint."""
         folders = (self.folder, *self.folder.parents)
         self.new_folders = [folder for folder in folders if not folder.exists()]
         with usage_errors(self.program):
+            if self.folder.is_dir() and is_main_process():
+                with at_work_in(self.folder):
+                    pass  # a free folder is locked at the start
             self.checkpoint = checkpoint(self.folder, self.resume)
             if self.repeatable and is_main_process():
                 self.resume = self._resumable_run()
@@ -101,6 +107,7 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: object
     ) -> None:
+        self.lock.close()
         if isinstance(error, KeyboardInterrupt):
             again = "the same command resumes"
             state = again if self.repeatable else f"{self.folder} keeps its checkpoints"
@@ -119,12 +126,16 @@ class Run:
         """Returns the folder if it holds a run; raises `ValueError` if it holds anything else."""
         if (self.folder / RECORD).exists():
             return str(self.folder)
-        if self.folder.is_dir() and any(self.folder.iterdir()):
+        if self.folder.is_dir() and not all(map(is_left_over, self.folder.iterdir())):
             raise ValueError(f"--output_dir {self.folder} holds something else: choose another")
         return None
 
     def start(self) -> None:
-        """Writes ``run.json``: the set-up is done."""
+        """Locks the folder, removes left-overs of a kill, writes ``run.json``: set-up is done."""
+        if is_main_process():
+            self.lock.enter_context(at_work_in(self.folder))
+            for level in (".*", "*/.*", "*/*/.*"):
+                remove_left_overs(self.folder.glob(level))
         prepare(
             self.folder,
             self.options,
@@ -132,6 +143,8 @@ class Run:
             overwrite=self.overwrite,
             aliases=self.aliases,
         )
+        if num_processes() > 1:
+            partial_state().wait_for_everyone()  # whose files are no left-overs
         self.started = True
 
     def exit_if(self, interrupted: bool, step: int) -> None:
