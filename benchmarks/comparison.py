@@ -49,8 +49,8 @@ def peak_memory(reset: bool = False) -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     if reset:
         ctypes.CDLL(None).malloc_trim(0)  # freed memory would hide later growth
-        Path("/proc/self/clear_refs").write_text("5")
-    status = Path("/proc/self/status").read_text()
+        Path("/proc/self/clear_refs").write_bytes(b"5")
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) / 2**10
 
 

@@ -78,7 +78,12 @@ def processor_seconds(command: list[str], folder: str) -> float:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = subprocess.run(
-        [sys.executable, *command], env=environment, cwd=folder, capture_output=True, text=True
+        [sys.executable, *command],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     expected = 2 if "--not_an_option" in command else 0

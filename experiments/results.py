@@ -165,7 +165,9 @@ def text(args: Arguments) -> None:
     """Runs the text sweep and answers its questions."""
     small = ("--loss", "sigmoid", "jsd", "--beta", 0.02, 0.4, *SMALL) if args.quick else ()
     sweep = sweep_text(args, "--config", "sweep_imdb", *small)
-    preset = yaml.safe_load(Path(find_preset("sweep_imdb", "train_dpo")).read_text())
+    preset = yaml.safe_load(
+        Path(find_preset("sweep_imdb", "train_dpo")).read_text(encoding="utf-8")
+    )
     betas = {0.02, 0.4} if args.quick else {*preset["beta"]}
     for beta, methods in {} if args.quick else BETWEEN.items():
         sweep_text(args, "--config", "sweep_imdb_between", *methods, "--beta", beta)

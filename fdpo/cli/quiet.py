@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from functools import cache, partialmethod
+from io import TextIOWrapper
 
 from tqdm import tqdm
 
@@ -56,8 +58,12 @@ def one_line(message: Warning | str, *_: object, **__: object) -> str:
 def quiet_libraries() -> None:
     """Drops known messages of libraries, prints warnings as lines and bars of long steps only.
 
-    Programs call it first, because options warn too; the library itself never does.
+    A terminal shows what its encoding lacks as escapes. Programs call it first, because options
+    warn too; the library itself never does.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     for name, texts in LOGGED.items():
         logging.getLogger(name).addFilter(DropMessages(texts))
     for message, category in WARNED:

@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput
 from trl import DPOTrainer
 
+from fdpo import runs
 from fdpo.cards import loss_section
 from fdpo.divergences.base import Divergence
 from fdpo.llm.callbacks import CountEpochs, FiniteGradients, SaveReferenceCache
@@ -300,7 +301,7 @@ class FDPOTrainer(DPOTrainer):
             card = Path(self.args.output_dir) / "README.md"
             more = {"SFT weight": f"{self.args.sft_weight:g}", "data": dataset_name or "not named"}
             section = loss_section(self.args, self.divergence, self.preference, more)
-            card.write_text(card.read_text() + section)
+            runs.write_text(card, card.read_text(encoding="utf-8") + section)
 
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: Any, dataset_name: str

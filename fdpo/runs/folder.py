@@ -205,6 +205,6 @@ def _git(*arguments: str) -> str:
         cwd=Path(__file__).parent,
         capture_output=True,
         check=True,
-        text=True,
+        encoding="utf-8",
         timeout=10,
     ).stdout.strip()
