@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from functools import cache, partialmethod
@@ -54,6 +55,16 @@ def one_line(message: Warning | str, *_: object, **__: object) -> str:
     return " ".join(str(message).split()) + "\n"
 
 
+def use_utf8() -> None:
+    """Starts the program again in Python's UTF-8 mode if the locale cannot read its arguments.
+
+    Python itself reads any path, but libraries below it (tokenizers) take text of UTF-8 alone.
+    """
+    if any("\udc80" <= character <= "\udcff" for character in "".join(sys.argv)):
+        if not sys.flags.utf8_mode:
+            os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 @cache
 def quiet_libraries() -> None:
     """Drops known messages of libraries, prints warnings as lines and bars of long steps only.
@@ -61,6 +72,7 @@ def quiet_libraries() -> None:
     A terminal shows what its encoding lacks as escapes. Programs call it first, because options
     warn too; the library itself never does.
     """
+    use_utf8()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

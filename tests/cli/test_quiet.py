@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 
@@ -68,3 +69,25 @@ def test_bars_appear_after_a_delay() -> None:
         bar.update(2)
     assert delayed.getvalue() == "" and "2/2" in at_once.getvalue()
     assert bar.delay == 0 and tqdm(total=2, file=delayed).delay == quiet.BAR_DELAY
+
+
+def test_a_terminal_shows_what_its_encoding_lacks_as_escapes(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    request.getfixturevalue("quiet_terminal")
+    print("schön \udcff", flush=True)
+    assert raw.getvalue() == b"sch\\xf6n \\udcff\n"
+
+
+def test_paths_that_the_locale_cannot_read_start_the_program_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda program, words: started.append(words))
+    monkeypatch.setattr("sys.orig_argv", ["python", "-u", "train.py", "--output_dir", "läuf"])
+    for argument in ("läuf", os.fsdecode(b"l\xff")):
+        monkeypatch.setattr("sys.argv", ["train.py", "--output_dir", argument])
+        quiet.use_utf8()
+    assert [words[1:5] for words in started] == [["-X", "utf8", "-u", "train.py"]]

@@ -34,8 +34,8 @@ FILES = ("README.md", "train.jsonl", "test.jsonl", "groups.jsonl", "pictures/*.p
 
 
 def main() -> None:
-    end_with_parent()
     quiet_libraries()
+    end_with_parent()
     modality = choose("modality", ("text", "image"), presets="dataset")
     description = (__doc__ or "").split("\n")[0]
     images = modality == "image"
