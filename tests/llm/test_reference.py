@@ -125,6 +125,12 @@ def test_its_samples_are_cached(
     assert len(calls) == 3
     cached(folder="off")
     assert len(list(tmp_path.iterdir())) == 3
+    again = cached()
+    for damaged in ("", '{"drawn": 5}\n' * 2, '{"drawn": [["a", 1]]}\n' * 2, '{"drawn": [[[1'):
+        for file in tmp_path.iterdir():
+            file.write_text(damaged)
+        assert cached() == cached() == again
+    assert len(calls) == 8
 
 
 LENGTHS = {

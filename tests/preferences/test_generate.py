@@ -61,6 +61,24 @@ def test_parts_that_exist_are_not_completed_again(tmp_path: Path) -> None:
     assert model.calls == [(1, ["bb", "ccc"])]
 
 
+@pytest.mark.parametrize("damage", ["", '{"prompt": "bb"}\n', "[1]\n[2]\n", '{"prompt": "b'])
+def test_damaged_parts_are_made_again_with_one_line(tmp_path: Path, damage: str) -> None:
+    generate_groups(tmp_path, PROMPTS, Model(), score, PARTS)
+    (tmp_path / "000001.jsonl").write_text(damage)
+    model = Model()
+    with pytest.warns(UserWarning, match="000001.jsonl is damaged and made again") as notes:
+        assert generate_groups(tmp_path, PROMPTS, model, score, PARTS) == expected()
+    assert model.calls == [(1, ["bb", "ccc"])] and len(notes) == 1
+
+
+def test_a_part_that_lost_its_last_row_is_made_again(tmp_path: Path) -> None:
+    generate_groups(tmp_path, PROMPTS, Model(), score, PARTS)
+    file = tmp_path / "000001.jsonl"
+    file.write_text(file.read_text().splitlines(keepends=True)[0])
+    with pytest.warns(UserWarning, match="holds 1 groups, not 2"):
+        assert generate_groups(tmp_path, PROMPTS, Model(), score, PARTS) == expected()
+
+
 def test_parts_of_other_prompts_are_refused(tmp_path: Path) -> None:
     generate_groups(tmp_path, PROMPTS, Model(), score, PARTS)
     with pytest.raises(ValueError, match="000001.jsonl belongs to another job: delete"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fdpo.diffusion.text_to_image.latents import LatentCache
 from fdpo.diffusion.text_to_image.load_pairs import load_captioned_pairs
@@ -82,3 +84,73 @@ def test_another_encoder_or_transform_uses_other_files(
     assert other.image_folder != cache.image_folder and other.text_folder == cache.text_folder
     with pytest.raises(ValueError, match="--cache_latents: random crops"):
         LatentCache(tmp_path, model, PairTransform(16, random_crop=True))
+
+
+def read(file: Path) -> dict[str, torch.Tensor]:
+    """Reads a file without keeping it open."""
+    return {name: value.clone() for name, value in load_file(file).items()}
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "empty": lambda file: file.write_bytes(b""),
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:-9]),
+    "other names": lambda file: save_file({"numbers": torch.ones(3)}, file),
+    "another shape": lambda file: save_file({k: v[:1] for k, v in read(file).items()}, file),
+    "another dtype": lambda file: save_file({k: v.double() for k, v in read(file).items()}, file),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_files_are_made_again_with_one_line(
+    pipelines: Pipelines, pair_folder: Path, tmp_path: Path, damage: str
+) -> None:
+    cache = LatentCache(tmp_path / "cache", load_pipeline(pipelines("sd-e")), PairTransform(16))
+    pairs, _ = load_captioned_pairs(str(pair_folder))
+    cache.fill(pairs)
+    files = [
+        *sorted(cache.image_folder.rglob("*.safetensors"))[:2],
+        *sorted(cache.text_folder.rglob("*.safetensors"))[:1],
+    ]
+    contents = [read(file) for file in files]
+    for file in files:
+        DAMAGE[damage](file)
+    with pytest.warns(UserWarning, match="is damaged and made again") as notes:
+        assert cache.fill(pairs) == 3
+    assert len(notes) == 1 and cache.fill(pairs) == 0
+    for file, content in zip(files, contents, strict=True):
+        torch.testing.assert_close(load_file(file), content, rtol=1e-4, atol=1e-5)
+
+
+def test_where_the_cache_cannot_be_written_training_encodes_as_it_goes(
+    pipelines: Pipelines, pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").write_text("not a folder")
+    model = load_pipeline(pipelines("sd-e"))
+    losses = []
+    for cached in (False, True):
+        cache = LatentCache(tmp_path / "cache", model, PairTransform(16)) if cached else None
+        trainer = make_trainer(load_pipeline(pipelines("sd-e")), pair_folder, cache)
+        dataset = trainer.dataset.pairs
+        with warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("always")
+            dataset.fill_cache()
+        assert [("is not written" in str(one.message)) for one in notes] == [True] * cached
+        assert dataset.cache is None
+        losses.append(trainer.compute_loss(get_batch(trainer, 8))[1]["loss"])
+    torch.testing.assert_close(*losses)
+
+
+def test_files_that_are_lost_in_training_are_encoded_with_one_line(
+    pipelines: Pipelines, pair_folder: Path, tmp_path: Path
+) -> None:
+    cache = LatentCache(tmp_path / "cache", load_pipeline(pipelines("sd-e")), PairTransform(16))
+    pairs, _ = load_captioned_pairs(str(pair_folder))
+    cache.fill(pairs)
+    data, where, caption = pairs.read(0, "chosen"), pairs.where(0, "chosen"), pairs.caption(0)
+    whole = cache.image(data, False, where), cache.text(caption)
+    for file in (tmp_path / "cache").rglob("*.safetensors"):
+        file.unlink()
+    with pytest.warns(UserWarning, match="is lost and encoded as it comes") as notes:
+        again = cache.image(data, False, where), cache.text(caption)
+    torch.testing.assert_close(again, whole, rtol=1e-4, atol=1e-5)
+    assert len(notes) == 1

@@ -109,6 +109,11 @@ def test_a_scorer_relabels_pairs_and_scores_each_image_once(
     assert [len(call) for call in user_scorers.calls] == [6, 6, 5]
     again, _ = relabelled(pairs, get_image_scorer(spec), spec, tmp_path / "cache")
     assert again.winners == result.winners and len(user_scorers.calls) == 3
+    for file in (tmp_path / "cache").rglob("*.jsonl"):
+        file.write_bytes(file.read_bytes()[:-20])
+    with pytest.warns(UserWarning, match="is damaged and made again") as notes:
+        again, _ = relabelled(pairs, get_image_scorer(spec), spec, tmp_path / "cache")
+    assert again.winners == result.winners and len(user_scorers.calls) == 6 and len(notes) == 1
     with pytest.raises(ValueError, match="user_scorers:same: scores both images of all 10 pairs"):
         relabelled(pairs, get_image_scorer("user_scorers:same"), "user_scorers:same", tmp_path)
 
