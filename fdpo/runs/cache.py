@@ -126,15 +126,16 @@ def cached(
             with replacing(path, durable=False) as beside:
                 write(beside, value)
         except Exception as error:
-            _note_once(path, "is not written", error)
+            _note_once(path, UNWRITTEN, error)
     return value
 
 
+UNWRITTEN = "is not written"
 _NOTED: set[tuple[Path, str]] = set()
 
 
 def _note_once(path: Path, problem: str, error: Exception) -> None:
-    """Says the first time that files of a folder have a problem."""
+    """Says the first time that what a folder holds has a problem."""
     if (path.parent, problem) not in _NOTED:
         _NOTED.add((path.parent, problem))
         note(f"cache: {path} {problem} ({reason(error)})")
@@ -239,7 +240,7 @@ class ReferenceCache:
             with replacing(file, durable=False) as beside:
                 save_file(tensors, beside)
         except Exception as error:
-            note(f"reference cache: {self.folder} is not written ({reason(error)})")
+            _note_once(self.folder, UNWRITTEN, error)
             self.folder = None
         self.unsaved = {}
 

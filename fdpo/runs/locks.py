@@ -17,7 +17,7 @@ PATIENCE = 8.0
 
 
 @contextmanager
-def at_work_in(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
+def at_work_in(folder: Path, patience: float | None = None) -> Iterator[None]:
     """Makes this the only program at work in a folder, which is created where it is missing.
 
     The lock is on the folder itself: no file is left. Windows and some network file systems have
@@ -25,7 +25,7 @@ def at_work_in(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
 
     Arguments:
         folder: The folder.
-        patience: The seconds to wait for another program.
+        patience: The seconds to wait for another program, by default :data:`PATIENCE`.
 
     Raises:
         ValueError: If another program is at work in the folder.
@@ -38,7 +38,7 @@ def at_work_in(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     except (ImportError, PermissionError):
         yield
         return
-    end = time.monotonic() + patience
+    end = time.monotonic() + (PATIENCE if patience is None else patience)
     try:
         while not _try_lock(descriptor):
             if time.monotonic() > end:

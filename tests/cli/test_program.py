@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,3 +120,34 @@ def test_ctrl_c_ends_a_report(tmp_path: Path) -> None:
         with run.reporting("comparison"):
             raise KeyboardInterrupt
     assert exit_.value.code == 130
+
+
+def test_a_second_program_in_the_folder_is_told_so_and_waits_for_no_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fdpo.runs.locks.PATIENCE", 0.0)
+    options: dict[str, Any] = {"repeatable": True}
+    with Run("main.py", tmp_path / "data", OPTIONS, **options) as late:
+        with Run("main.py", tmp_path / "data", OPTIONS, **options) as run:
+            run.start()
+            written = sorted(path.name for path in run.folder.iterdir())
+            for attempt in (late.start, late.__enter__):
+                with pytest.raises((SystemExit, ValueError)) as ended:
+                    attempt()
+                assert isinstance(ended.value, ValueError) or ended.value.code == 2
+            assert "another program is at work in" in capsys.readouterr().err
+            assert sorted(path.name for path in run.folder.iterdir()) == written == ["run.json"]
+        late.resume = late._resumable_run()
+        late.start()
+
+
+def test_left_overs_of_a_kill_are_removed_and_do_not_block(tmp_path: Path) -> None:
+    left = [".run.123.json", ".groups.77-0123abcd.jsonl", "pictures/.000001-0.77.png"]
+    for name in left[:2]:
+        (tmp_path / name).touch()
+    with Run("main.py", tmp_path, OPTIONS, repeatable=True) as run:
+        (tmp_path / "pictures").mkdir()
+        (tmp_path / left[2]).touch()
+        (tmp_path / "pictures/.hidden").touch()
+        run.start()
+    assert {path.name for path in tmp_path.rglob("*")} == {"run.json", "pictures", ".hidden"}
