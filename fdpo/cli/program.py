@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from fdpo.cli.mistakes import fail, lacks_package, usage_errors
+from fdpo.cli.terminal import INTERRUPTED
+from fdpo.runs.checkpoints import CheckpointError, checkpoints, obstacle, remove_leftovers
 from fdpo.runs.distributed import is_main_process, num_processes, partial_state
 from fdpo.runs.files import is_left_over, remove_left_overs, write_json, write_text
 from fdpo.runs.folder import (
@@ -39,9 +41,6 @@ from fdpo.runs.folder import (
 from fdpo.runs.locks import at_work_in
 from fdpo.runs.resume import checkpoint
 
-INTERRUPTED = 130
-"""The exit status of a program that Ctrl-C or SIGTERM ended."""
-
 
 @dataclass
 class Run:
@@ -49,7 +48,8 @@ class Run:
 
     Before :meth:`start` a ``ValueError`` or ``OSError`` is a mistake of the user: one line, status
     2; at any time a package that is not installed is. After it a ``FloatingPointError`` is also
-    written to ``diverged.txt``, and Ctrl-C exits with status 130.
+    written to ``diverged.txt``. A checkpoint that cannot be written or read is one line, status 1,
+    and Ctrl-C exits with status 130.
 
     Arguments:
         program: The name that errors begin with.
@@ -109,18 +109,33 @@ class Run:
     ) -> None:
         self.lock.close()
         if isinstance(error, KeyboardInterrupt):
+            self._remove_new_folders()
             again = "the same command resumes"
             state = again if self.repeatable else f"{self.folder} keeps its checkpoints"
-            print(f"\ninterrupted; {state}", file=sys.stderr)
+            print(f"\ninterrupted; {state}" if self.started else "\ninterrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
+        if isinstance(error, CheckpointError):
+            print(f"{self.program}: error: {error}{self._way_on()}", file=sys.stderr)
+            sys.exit(1)
         if isinstance(error, FloatingPointError) and self.started:
             write_text(self.folder / NONFINITE, f"{error}\n")
         mistake = isinstance(error, (ValueError, OSError)) and not self.started
         if mistake or lacks_package(error):
-            for folder in self.new_folders:  # a trainer may have made them
-                with suppress(OSError):
-                    folder.rmdir()
+            self._remove_new_folders()
             fail(self.program, error)
+
+    def _remove_new_folders(self) -> None:
+        """Removes the new folders that are empty: a trainer may have made them."""
+        for folder in self.new_folders:
+            with suppress(OSError):
+                folder.rmdir()
+
+    def _way_on(self) -> str:
+        """Returns how to continue after a checkpoint that cannot be written or read."""
+        found = [path for path in checkpoints(self.folder) if str(path) != self.checkpoint]
+        if whole := [path for path in found if not obstacle(path)]:
+            return f"; --resume_from_checkpoint {whole[-1].name} resumes the run"
+        return f"; rm -r {self.folder} and the same command start it again"
 
     def _resumable_run(self) -> str | None:
         """Returns the folder if it holds a run; raises `ValueError` if it holds anything else."""
@@ -136,6 +151,7 @@ class Run:
             self.lock.enter_context(at_work_in(self.folder))
             for level in (".*", "*/.*", "*/*/.*"):
                 remove_left_overs(self.folder.glob(level))
+            remove_leftovers(self.folder)
         prepare(
             self.folder,
             self.options,
@@ -169,13 +185,13 @@ class Run:
         except Exception as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             self.missing[part] = reason
-            with (self.folder / REPORT_ERRORS).open("a", encoding="utf-8") as file:
-                file.write(f"{part}\n{traceback.format_exc()}\n")
             print(
                 f"{self.program}: warning: the run continues without its {part} ({reason}); "
                 f"{self.folder / REPORT_ERRORS} has the traceback",
                 file=sys.stderr,
             )
+            with suppress(OSError), (self.folder / REPORT_ERRORS).open("a", encoding="utf-8") as f:
+                f.write(f"{part}\n{traceback.format_exc()}\n")
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Writes ``metrics.json``, the last file of a run, and prints the folder.

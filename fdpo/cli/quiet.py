@@ -1,4 +1,4 @@
-"""Quiet terminals: no library warnings that a user cannot act on, no bars that only flash."""
+"""Quiet, lasting terminals: no warnings that a user cannot act on, no bars that only flash."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from functools import cache, partialmethod
 from io import TextIOWrapper
 
 from tqdm import tqdm
+
+from fdpo.cli.terminal import exit_on_interrupt, outlast_terminal
 
 BAR_DELAY = 2.0
 """Seconds that a step takes before its progress bar appears."""
@@ -69,13 +71,16 @@ def use_utf8() -> None:
 def quiet_libraries() -> None:
     """Drops known messages of libraries, prints warnings as lines and bars of long steps only.
 
-    A terminal shows what its encoding lacks as escapes. Programs call it first, because options
-    warn too; the library itself never does.
+    The program outlasts its terminal, which shows what its encoding lacks as escapes, and an
+    interrupt ends it in one line. Programs call it first, because options warn too; the library
+    itself never does.
     """
     use_utf8()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    outlast_terminal()
+    exit_on_interrupt()
     for name, texts in LOGGED.items():
         logging.getLogger(name).addFilter(DropMessages(texts))
     for message, category in WARNED:

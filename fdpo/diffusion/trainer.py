@@ -33,7 +33,10 @@ from fdpo.diffusion.noise import NoiseProcess, errors
 from fdpo.diffusion.reference import Reference, frozen_copy, open_cache
 from fdpo.preferences.pairs import SIDES
 from fdpo.runs.cache import ReferenceCache
+from fdpo.runs.checkpoints import reason
 from fdpo.runs.interrupts import Interrupts
+from fdpo.runs.notes import note
+from fdpo.runs.resume import require_whole
 
 Predict = Callable[..., Tensor]
 """(model, x_t, times in the model's units, **conditions) -> prediction."""
@@ -139,7 +142,6 @@ class DiffusionTrainer:
         self.ema = EMAModel(trainable, decay=config.ema_decay) if config.use_ema else None
         if self.ema is not None:
             self.ema.to(accelerator.device)
-            accelerator.register_for_checkpointing(self.ema)
 
     def _make_reference(self, frozen: nn.Module | None, cache: ReferenceCache) -> Reference:
         if frozen is None:
@@ -187,6 +189,8 @@ class DiffusionTrainer:
 
     def train(self, checkpoint: str | Path | None = None, validate: Validate | None = None) -> None:
         """Trains to the last step; Ctrl-C saves a checkpoint and stops.
+
+        A validation that fails is one line, and the training continues.
 
         Arguments:
             checkpoint: The checkpoint to resume from; by default training starts from the model.
@@ -260,10 +264,14 @@ class DiffusionTrainer:
             return
         if self.accelerator.is_main_process:
             begun = time.monotonic()
-            with self.averaged_policy() as model:
-                metrics = validate(model)
-            row = {f"validation/{name}": value for name, value in metrics.items()}
-            self.history.add({"step": self.step, **row})
+            try:
+                with self.averaged_policy() as model:
+                    metrics = validate(model)
+            except Exception as error:
+                note(f"step {self.step}: no validation: {reason(error)}")
+            else:
+                row = {f"validation/{name}": value for name, value in metrics.items()}
+                self.history.add({"step": self.step, **row})
             self.begun += time.monotonic() - begun  # seconds are those of training alone
         self.accelerator.wait_for_everyone()
         self.policy.train()
@@ -300,13 +308,15 @@ class DiffusionTrainer:
 
     def save_checkpoint(self) -> None:
         """Saves the state of the training and removes the oldest checkpoints."""
+        state = {"step": self.step, "seconds": self.seconds, "log": self.log}
+        limit = self.config.checkpoints_total_limit
+        save_checkpoint(self.accelerator, self.folder, state, self.ema, self.recent, limit)
         if self.reference is not None:
             self.reference.cache.save()
-        state = {"step": self.step, "seconds": self.seconds, "log": self.log}
-        save_checkpoint(self.accelerator, self.folder, state, self.config.checkpoints_total_limit)
 
     def _resume(self, checkpoint: Path) -> None:
-        state = load_checkpoint(self.accelerator, checkpoint)
+        require_whole(checkpoint)
+        state = load_checkpoint(self.accelerator, checkpoint, self.ema, self.recent)
         self.step, self.seconds = state["step"], state["seconds"]
         self.history.rows = state["log"]
         # A longer schedule than that of the checkpoint has another learning rate at this step.

@@ -1,4 +1,4 @@
-"""Callbacks of the trainers: progress, interrupts, training time, finite gradients."""
+"""Callbacks of the trainers: progress, interrupts, time and tokens, finite gradients."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def use_brief_progress(trainer: Trainer) -> None:
 
 
 class StopOnInterrupt(TrainerCallback):
-    """Ends a run after the current step, with a checkpoint, at Ctrl-C or SIGTERM."""
+    """Ends a run after the current step, with a checkpoint, at Ctrl-C, SIGTERM or SIGHUP."""
 
     def __init__(self) -> None:
         self.interrupts = Interrupts()
@@ -107,6 +107,23 @@ class TrainingClock(TrainerCallback, ExportableState):
         self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.seconds = time.monotonic() - self.begun
+
+
+class CountTokens(TrainerCallback, ExportableState):
+    """The tokens that a run has trained on, with those before it was interrupted."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+
+    def state(self) -> dict[str, Any]:
+        """Returns the part of a checkpoint."""
+        return {"args": {}, "attributes": {"tokens": self.tokens}}
+
+    def on_train_begin(
+        self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        self.tokens = saved["attributes"]["tokens"]
 
 
 class FiniteGradients(TrainerCallback):

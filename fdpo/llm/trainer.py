@@ -27,7 +27,8 @@ from trl import DPOTrainer
 from fdpo import runs
 from fdpo.cards import loss_section
 from fdpo.divergences.base import Divergence
-from fdpo.llm.callbacks import CountEpochs, FiniteGradients, SaveReferenceCache
+from fdpo.llm.callbacks import CountEpochs, CountTokens, FiniteGradients, SaveReferenceCache
+from fdpo.llm.checkpoints import ResumableTrainer
 from fdpo.llm.collator import PairBatch, PairCollator, make_collator
 from fdpo.llm.config import FDPOConfig
 from fdpo.llm.data import check_left_out, pair_name, with_sampled_tokens
@@ -64,7 +65,7 @@ from fdpo.runs.cache import OFF
 from fdpo.runs.notes import note
 
 
-class FDPOTrainer(DPOTrainer):
+class FDPOTrainer(ResumableTrainer, DPOTrainer):
     """A ``trl.DPOTrainer`` whose reward is the link of any f-divergence.
 
     It takes the arguments of ``DPOTrainer``, with an :class:`FDPOConfig`, and trains on the same
@@ -127,7 +128,6 @@ class FDPOTrainer(DPOTrainer):
         self.divergence = named if divergence is None else divergence
         self.pairing, self.dataset_name = pairing, dataset_name
         self.means = Means()
-        self.tokens_seen = 0
         self.recent_pairs: list[Tensor] = []  # indices of the pairs since the last update
         self.margins: dict[int, float] = {}  # by index, of the last evaluation
         self.source = requested_source(model, args)
@@ -150,6 +150,7 @@ class FDPOTrainer(DPOTrainer):
         self._share_prompts()
         self.add_callback(FiniteGradients(self))
         self.add_callback(CountEpochs(self))
+        self.add_callback(CountTokens())
         self.add_callback(SaveReferenceCache(self.reference))
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -174,6 +175,17 @@ class FDPOTrainer(DPOTrainer):
     def mode(self) -> Mode:
         """The mode of the model, and of the metrics it produces."""
         return "train" if self.model.training else "eval"
+
+    @property
+    def tokens_seen(self) -> int:
+        """The tokens of the batches trained on, padding excluded."""
+        return self.token_count.tokens
+
+    @property
+    def token_count(self) -> CountTokens:
+        """The callback that keeps :attr:`tokens_seen` in checkpoints."""
+        callbacks = self.callback_handler.callbacks
+        return next(callback for callback in callbacks if isinstance(callback, CountTokens))
 
     def compute_loss(
         self,
@@ -363,7 +375,7 @@ class FDPOTrainer(DPOTrainer):
         num_tokens, num_places = batch_tokens(self.accelerator, batch)
         self.means.add(self.mode, {"padded_fraction": (num_places - num_tokens, num_places)})
         if self.mode == "train":
-            self.tokens_seen += num_tokens
+            self.token_count.tokens += num_tokens
         self.means.set(self.mode, "num_tokens", self.tokens_seen)
         if self.mode == "eval":
             margins = metrics["rewards/margins"].tolist()

@@ -9,7 +9,9 @@ import pytest
 
 from fdpo import runs
 from fdpo.cli.program import Run
+from fdpo.runs.checkpoints import CheckpointError
 from fdpo.runs.folder import REPORT_ERRORS
+from tests.runs.damage import make_checkpoint
 
 OPTIONS = {"loss": "jsd", "seed": 0}
 
@@ -68,8 +70,7 @@ def test_an_interrupted_run_exits_with_130_and_resumes(
 ) -> None:
     with pytest.raises(SystemExit) as exit_, Run("train.py", tmp_path, OPTIONS) as run:
         run.start()
-        (tmp_path / "checkpoint-7").mkdir()
-        (tmp_path / "checkpoint-7/trainer_state.json").touch()
+        make_checkpoint(tmp_path, 7)
         run.exit_if(True, step=7)
     assert exit_.value.code == 130
     assert "stopped at step 7; --resume_from_checkpoint last" in capsys.readouterr().out
@@ -77,6 +78,53 @@ def test_an_interrupted_run_exits_with_130_and_resumes(
         assert run.checkpoint == str(tmp_path / "checkpoint-7")
         run.start()
     assert len(runs.read_json(tmp_path / runs.RECORD)["commands"]) == 2
+
+
+def test_a_start_removes_the_leftovers_of_a_kill(tmp_path: Path) -> None:
+    (tmp_path / ".checkpoint-7/checkpoint-7").mkdir(parents=True)
+    with Run("train.py", tmp_path, OPTIONS) as run:
+        run.start()
+    assert [path.name for path in tmp_path.iterdir()] == [runs.RECORD]
+
+
+def test_a_checkpoint_that_cannot_be_read_is_one_line_with_another_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.prepare(tmp_path, OPTIONS)
+    advice = [f"rm -r {tmp_path} and the same command start it again", "checkpoint-4 resumes"]
+    make_checkpoint(tmp_path, 7)
+    for line in advice:
+        with pytest.raises(SystemExit) as exit_:
+            with Run("train.py", tmp_path, OPTIONS, resume="last") as run:
+                run.start()
+                raise CheckpointError("checkpoint-7 cannot be read: KeyError: 'step'")
+        error = capsys.readouterr().err
+        assert exit_.value.code == 1 and error.count("\n") == 1 and line in error
+        assert error.startswith("train.py: error: checkpoint-7 cannot be read: KeyError: 'step'; ")
+        make_checkpoint(tmp_path, 4)
+
+
+def test_ctrl_c_while_loading_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_, Run("train.py", tmp_path / "run", OPTIONS) as run:
+        run.folder.mkdir()
+        raise KeyboardInterrupt
+    assert exit_.value.code == 130 and capsys.readouterr().err == "\ninterrupted\n"
+    assert not run.folder.exists()
+
+
+def test_a_report_that_cannot_be_noted_costs_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Run("train.py", tmp_path, OPTIONS) as run:
+        run.start()
+        (tmp_path / REPORT_ERRORS).mkdir()
+        with run.reporting("plot"):
+            raise ZeroDivisionError
+        run.finish({"reward": 1})
+    assert "without its plot" in capsys.readouterr().err
+    assert runs.read_json(tmp_path / runs.METRICS)["missing"] == {"plot": "ZeroDivisionError: "}
 
 
 def test_ctrl_c_exits_with_130(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 
@@ -15,8 +16,10 @@ from fdpo.cli import quiet
 
 
 @pytest.fixture
-def quiet_terminal() -> Iterator[None]:
+def quiet_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Calls quiet_libraries, and restores everything afterwards."""
+    for name in ("stdout", "stderr", "excepthook"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
     loggers = {name: logging.getLogger(name) for name in quiet.LOGGED}
     filters = {name: list(logger.filters) for name, logger in loggers.items()}
     start, formatwarning = tqdm.__init__, warnings.formatwarning

@@ -1,26 +1,21 @@
-"""A run resumes from its newest complete checkpoint."""
+"""A run resumes from its newest whole checkpoint."""
+
+from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
 
 from fdpo import runs
+from tests.runs.damage import DAMAGE, FILES, make_checkpoint
 
 
-def make_checkpoint(folder: Path, step: int, complete: bool = True) -> Path:
-    path = folder / f"checkpoint-{step}"
-    path.mkdir(parents=True)
-    (path / ("trainer_state.json" if complete else "model.safetensors")).touch()
-    return path
-
-
-def test_last_checkpoint_is_the_newest_complete_one(tmp_path: Path) -> None:
+def test_last_checkpoint_is_the_newest_whole_one(tmp_path: Path) -> None:
     assert runs.last_checkpoint(tmp_path) is None
-    make_checkpoint(tmp_path, 90)
+    make_checkpoint(tmp_path, 90, manifest=False)
     make_checkpoint(tmp_path, 200)
-    make_checkpoint(tmp_path, 300, complete=False)
-    (tmp_path / "checkpoint-best").mkdir()
-    (tmp_path / "checkpoint-best" / "trainer_state.json").touch()
+    (make_checkpoint(tmp_path, 300, manifest=False) / "trainer_state.json").unlink()
+    make_checkpoint(tmp_path, 400).rename(tmp_path / "checkpoint-best")
     assert runs.last_checkpoint(tmp_path) == tmp_path / "checkpoint-200"
 
 
@@ -44,7 +39,6 @@ def test_diffusers_names_of_checkpoints(tmp_path: Path, monkeypatch: pytest.Monk
         runs.checkpoint(run, "latest")
     runs.prepare(run, {"seed": 3})
     older, newer = make_checkpoint(run, 7), make_checkpoint(run, 20)
-    make_checkpoint(run, 30, complete=False)
     monkeypatch.chdir(tmp_path)
     make_checkpoint(Path(), 7)
     assert runs.checkpoint(run, "latest") == str(newer)
@@ -52,5 +46,18 @@ def test_diffusers_names_of_checkpoints(tmp_path: Path, monkeypatch: pytest.Monk
     assert runs.checkpoint("elsewhere", "checkpoint-7") == "checkpoint-7"
     with pytest.raises(ValueError, match="checkpoint-8: no such folder; .*checkpoint-7"):
         runs.checkpoint(run, "checkpoint-8")
-    with pytest.raises(ValueError, match=r"checkpoint-30 is incomplete \(no trainer_state.json"):
-        runs.checkpoint(run, "checkpoint-30")
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_checkpoint_is_named_and_left_aside(tmp_path: Path, name: str, kind: str) -> None:
+    runs.prepare(tmp_path, {"seed": 3})
+    older, newer = make_checkpoint(tmp_path, 7), make_checkpoint(tmp_path, 20)
+    DAMAGE[kind](newer / name)
+    with pytest.warns(UserWarning, match=f"^checkpoint-20: {name} .*resumes from .*checkpoint-7"):
+        assert runs.checkpoint(tmp_path, "last") == str(older)
+    with pytest.raises(ValueError, match=f"checkpoint-20: {name} .*; .*checkpoint-7 is whole"):
+        runs.checkpoint(tmp_path, "checkpoint-20")
+    DAMAGE[kind](older / name)
+    with pytest.raises(ValueError, match=f"no whole checkpoint .*checkpoint-7: {name}.*rm -r"):
+        runs.checkpoint(tmp_path, "last")

@@ -132,8 +132,9 @@ def load_classifier(args: ReviewArguments, texts: list[str], seed: int) -> tuple
 
 def train(run: Run, args: ReviewArguments, training: ScorerConfig) -> None:
     """Trains, saves and measures the classifier of a run."""
-    from transformers import DataCollatorWithPadding, Trainer
+    from transformers import DataCollatorWithPadding
 
+    from fdpo.llm.checkpoints import ResumableTrainer
     from fdpo.programs.training import train_to_end
     from fdpo.tasks import imdb
 
@@ -146,7 +147,7 @@ def train(run: Run, args: ReviewArguments, training: ScorerConfig) -> None:
     if is_main_process():
         print(f"{model.num_parameters():,} parameters, {len(splits.train):,} reviews to train on")
     labels = [splits.labels[text] for text in splits.train]
-    trainer = Trainer(
+    trainer = ResumableTrainer(
         model=model,
         args=training,
         data_collator=DataCollatorWithPadding(tokenizer),

@@ -70,8 +70,9 @@ def load_language_model(args: TextArguments, texts: list[str], seed: int) -> tup
 
 def train(run: Run, args: TextArguments, training: TrainingArguments) -> None:
     """Trains, saves and measures the model of a run."""
-    from transformers import DataCollatorForLanguageModeling, Trainer
+    from transformers import DataCollatorForLanguageModeling
 
+    from fdpo.llm.checkpoints import ResumableTrainer
     from fdpo.llm.generation.tokens import context_length
     from fdpo.llm.models import load_model
     from fdpo.programs.training import train_to_end
@@ -88,7 +89,7 @@ def train(run: Run, args: TextArguments, training: TrainingArguments) -> None:
     run.start()
     if is_main_process():
         print(f"{model.num_parameters():,} parameters, {len(splits.train):,} texts to train on")
-    trainer = Trainer(
+    trainer = ResumableTrainer(
         model=model,
         args=training,
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
