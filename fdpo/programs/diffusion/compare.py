@@ -187,9 +187,10 @@ def main() -> None:
         metrics, scores = win_rates(scorers, prompts, policy, reference)
         table = win_rate_table(args.scorers, metrics)
         titles = sources["reference"].name, sources["policy"].name
-        write_report(folder, prompts, paths, scores, table, titles, args.sheet_rows)
         print(table)
-        print(f"images side by side: {folder / 'index.html'}, {folder / 'sheet.png'}")
+        with run.reporting("page"):
+            write_report(folder, prompts, paths, scores, table, titles, args.sheet_rows)
+            print(f"images side by side: {folder / 'index.html'}, {folder / 'sheet.png'}")
         run.finish(metrics)
 
 

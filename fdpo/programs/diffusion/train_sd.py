@@ -341,7 +341,9 @@ def main() -> None:
                 )  # fmt: skip
             run.finish(metrics)
             if config.push_to_hub:
-                push(run.folder, config.hub_model_id, [*names, CARD, *([sheet] if sheet else [])])
+                with run.reporting("upload"):
+                    files = [*names, CARD, *([sheet] if sheet else [])]
+                    push(run.folder, config.hub_model_id, files)
         trainer.accelerator.end_training()
 
 

@@ -172,11 +172,11 @@ def main() -> None:
     )
     comparison, pair_metrics, pair_line = evaluate(args)
     metrics = comparison.metrics() | pair_metrics | {"warnings": comparison.warnings()}
+    print(comparison.samples(3), comparison.table(), *filter(None, [pair_line]), sep="\n")
     folder = Path(args.output_dir or (args.model if Path(args.model).is_dir() else "runs/evaluate"))
     runs.write_json(folder / "evaluation.json", arguments.resolved(args) | metrics)
     runs.write_text(folder / "samples.md", comparison.samples())
     runs.write_jsonl(folder / "samples.jsonl", comparison.rows)
-    print(comparison.samples(3), comparison.table(), *filter(None, [pair_line]), sep="\n")
 
 
 if __name__ == "__main__":

@@ -268,7 +268,7 @@ def train(run: Run, args: DataArguments, training: TrainConfig, model: PolicyArg
     trainer.add_callback(clock := TrainingClock())
     trainer.train(resume_from_checkpoint=run.checkpoint)
     run.exit_if(interrupt.stopped, trainer.state.global_step)
-    trainer.save_model()
+    trainer.save_model(str(run.folder), _internal_call=True)  # uploaded at the end
     metrics = {"steps": trainer.state.global_step, "train_seconds": clock.seconds}
     metrics |= report(run, args, trainer, prompts)
     if is_main_process():
