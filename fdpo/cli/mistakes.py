@@ -7,14 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from safetensors import SafetensorError
+
 PACKAGES = {"PIL": "pillow", "cv2": "opencv-python", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 """module -> package to install, where the names differ by more than a hyphen."""
+
+MISTAKES = (ValueError, OSError, SafetensorError)
+"""Errors of a program's input: options, data, damaged weights."""
 
 
 def fail(program: str, error: object) -> NoReturn:
     """Ends a program with status 2 and ``<program>: error: <message>`` on one line of stderr."""
     if isinstance(error, OSError) and error.filename:
         error = f"{error.filename}: {error.strerror}"
+    if isinstance(error, SafetensorError):
+        error = f"weights in a file *.safetensors are damaged: {error}"
     if isinstance(error, ImportError):
         error = _with_package(error)
     print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -25,13 +32,13 @@ def fail(program: str, error: object) -> NoReturn:
 def usage_errors(program: str) -> Iterator[None]:
     """Turns a mistake of the user or a missing package inside into :func:`fail`.
 
-    Mistakes are a ``ValueError`` or ``OSError``. For the part of a program that reads the user's
+    Mistakes are :data:`MISTAKES`. For the part of a program that reads the user's
     input, never for the work itself, whose errors need their traceback.
     """
     try:
         yield
     except Exception as error:
-        if isinstance(error, (OSError, ValueError)) or lacks_package(error):
+        if isinstance(error, MISTAKES) or lacks_package(error):
             fail(program, error)
         raise
 

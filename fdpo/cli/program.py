@@ -25,7 +25,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from fdpo.cli.mistakes import fail, lacks_package, usage_errors
+from fdpo.cli.mistakes import MISTAKES, fail, lacks_package, usage_errors
 from fdpo.cli.terminal import INTERRUPTED
 from fdpo.runs.checkpoints import CheckpointError, checkpoints, obstacle, remove_leftovers
 from fdpo.runs.distributed import is_main_process, num_processes, partial_state
@@ -119,7 +119,7 @@ class Run:
             sys.exit(1)
         if isinstance(error, FloatingPointError) and self.started:
             write_text(self.folder / NONFINITE, f"{error}\n")
-        mistake = isinstance(error, (ValueError, OSError)) and not self.started
+        mistake = isinstance(error, MISTAKES) and not self.started
         if mistake or lacks_package(error):
             self._remove_new_folders()
             fail(self.program, error)

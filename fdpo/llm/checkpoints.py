@@ -108,6 +108,12 @@ class ResumableTrainer(Trainer):
         with reading(str(checkpoint)):
             super()._load_rng_state(checkpoint)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Warns of weights that a checkpoint lacks, unless others share their values."""
+        tied = set(getattr(self.model, "all_tied_weights_keys", None) or ())
+        if load_result.unexpected_keys or not set(load_result.missing_keys) <= tied:
+            super()._issue_warnings_after_load(load_result)
+
     def _load_best_model(self) -> None:
         with reading(str(self.state.best_model_checkpoint)):
             super()._load_best_model()

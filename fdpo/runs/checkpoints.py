@@ -173,6 +173,8 @@ def without_code() -> Iterator[None]:
 
 def reason(error: Exception, longest: int = 200) -> str:
     """Returns an error as one line: its type and the beginning of its message."""
+    if type(error).__name__ == "UnpicklingError":  # torch advises to run the code
+        return "one of its files is damaged or holds code"
     text = " ".join(str(error).split())
     text = text if len(text) <= longest else f"{text[:longest]} …"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -80,7 +80,7 @@ def require_whole(path: Path) -> None:
 
 def _newest(output_dir: str | Path) -> tuple[Path | None, list[str]]:
     """Returns the newest checkpoint to resume from, and the newer ones with their damage."""
-    damaged = []
+    damaged: list[str] = []
     for path in reversed(checkpoints(output_dir)):
         problem = obstacle(path)
         if not problem:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ terminal.exit_on_interrupt()
 TERMINAL = str(ROOT / "fdpo/cli/terminal.py")  # a module of its own starts in no time
 
 
-def run(code: str, mark: Path, **streams: int) -> subprocess.Popen[bytes]:
+def run(code: str, mark: Path, **streams: Any) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", PROGRAM + code, TERMINAL, str(mark)]
     return subprocess.Popen(command, start_new_session=True, **streams)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fdpo.runs.checkpoints import CheckpointError
 from tests.diffusion.tiny import MakeTrainer, assert_same, get_batch, weights
 
 
@@ -47,6 +48,77 @@ def test_a_resumed_run_ends_with_the_same_weights(
     assert [row["step"] for row in again.log] == [1, 2, 3, 4, 5, 6]
     lines = (tmp_path / "parts/log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("use_ema", [False, True])
+def test_a_run_killed_after_its_last_step_ends_the_same(
+    make_trainer: MakeTrainer, tmp_path: Path, use_ema: bool
+) -> None:
+    """Its metrics too: the recent log-ratios are part of the checkpoint."""
+    options: dict[str, Any] = {"checkpointing_steps": 2, "max_train_steps": 4, "use_ema": use_ema}
+    whole = make_trainer(name="whole", **options)
+    whole.train()
+    end, quantiles = weights(whole.finished()), whole.quantiles()
+    resumed = make_trainer(name="resumed", **options)
+    resumed.train(tmp_path / "whole/checkpoint-4")
+    assert_same(weights(resumed.finished()), end)
+    assert resumed.quantiles() == quantiles and resumed.seconds == whole.seconds
+    assert not (tmp_path / "resumed/checkpoint-4").exists()
+
+
+def test_a_checkpoint_of_version_0_1_with_a_moving_average(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    """Accelerate saved the average, pickled, and there was no manifest."""
+    options: dict[str, Any] = {"use_ema": True, "ema_decay": 0.5, "max_train_steps": 2}
+    first = make_trainer(name="first", checkpointing_steps=2, **options)
+    first.train()
+    assert first.ema is not None
+    first.accelerator.register_for_checkpointing(first.ema)
+    first.accelerator.save_state(str(tmp_path / "old/checkpoint-2"))
+    state = {"step": 2, "seconds": 1.5, "log": []}
+    (tmp_path / "old/checkpoint-2/trainer_state.json").write_text(json.dumps(state))
+    assert (tmp_path / "old/checkpoint-2/custom_checkpoint_0.pkl").exists()
+    end = weights(first.finished())
+    again = make_trainer(name="again", **options)
+    again.train(tmp_path / "old/checkpoint-2")
+    assert_same(weights(again.finished()), end)
+    again.save_checkpoint()
+    assert not (tmp_path / "again/checkpoint-2/custom_checkpoint_0.pkl").exists()
+    other = make_trainer(name="other", **{**options, "use_ema": False})
+    with pytest.raises(CheckpointError, match="moving average"):
+        other.train(tmp_path / "again/checkpoint-2")
+
+
+def test_damage_that_the_sizes_do_not_show_is_one_line(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    """Of the random states too, about which Accelerate keeps quiet."""
+    trainer = make_trainer(max_train_steps=2, checkpointing_steps=1, use_ema=True)
+    trainer.train()
+    names = {path.name for path in (tmp_path / "run/checkpoint-2").iterdir()} - {"manifest.json"}
+    assert len(names) == 6
+    for name in names:
+        file = tmp_path / "run/checkpoint-2" / name
+        content = file.read_bytes()
+        file.write_bytes(b"x" * len(content))
+        with pytest.raises(CheckpointError, match="checkpoint-2 cannot be read: ") as error:
+            trainer.train(file.parent)
+        assert "\n" not in str(error.value), name
+        file.write_bytes(content[:9])
+        with pytest.raises(ValueError, match=f"checkpoint-2: {name} has 9 bytes"):
+            trainer.train(file.parent)
+        file.write_bytes(content)
+
+
+def test_a_validation_that_fails_costs_no_run(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    def validate(model: nn.Module) -> dict[str, float]:
+        raise RuntimeError("out of\nmemory")
+
+    trainer = make_trainer(validation_steps=2, max_train_steps=2, use_ema=True)
+    with pytest.warns(UserWarning, match="^step 2: no validation: RuntimeError: out of memory$"):
+        trainer.train(validate=validate)
+    assert trainer.step == 2 and trainer.policy.training
 
 
 def test_a_finished_run_is_extended(make_trainer: MakeTrainer, tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ class Payload:
 
 def plant(path: Path, mark: Path) -> None:
     """Replaces a file by code that creates ``mark`` where it is unpickled."""
-    torch.save({"state": Payload(mark)}, path)
+    with path.open("wb") as file:  # torch itself refuses some names
+        torch.save({"state": Payload(mark)}, file)
 
 
 def digest(folder: Path) -> dict[str, bytes]:

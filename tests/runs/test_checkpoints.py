@@ -143,7 +143,7 @@ def test_no_code_runs_where_a_library_allows_it(
 ) -> None:
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     plant(tmp_path / "state.pkl", tmp_path / "mark")
-    with pytest.raises(CheckpointError, match="checkpoint-2 cannot be read: UnpicklingError") as e:
+    with pytest.raises(CheckpointError, match="checkpoint-2 cannot be read: .* holds code") as e:
         with reading("checkpoint-2"):
             torch.load(tmp_path / "state.pkl", weights_only=False)
     assert not (tmp_path / "mark").exists() and "\n" not in str(e.value)
