@@ -1,6 +1,9 @@
 """Sweep of image training over losses, betas and seeds on the same pairs, with one table."""
 
-from fdpo.programs.diffusion.sweep import main
+try:
+    from fdpo.programs.diffusion.sweep import main
+except KeyboardInterrupt:  # importing takes seconds
+    raise SystemExit(130) from None
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,9 @@
 """Trains an image model on preference pairs with any f-divergence."""
 
-from fdpo.programs.diffusion.train import main
+try:
+    from fdpo.programs.diffusion.train import main
+except KeyboardInterrupt:  # importing takes seconds
+    raise SystemExit(130) from None
 
 if __name__ == "__main__":
     main()

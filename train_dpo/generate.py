@@ -1,6 +1,9 @@
 """Prints samples of a language model."""
 
-from fdpo.programs.train_dpo.generate import main
+try:
+    from fdpo.programs.train_dpo.generate import main
+except KeyboardInterrupt:  # importing takes seconds
+    raise SystemExit(130) from None
 
 if __name__ == "__main__":
     main()
