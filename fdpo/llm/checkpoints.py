@@ -88,9 +88,13 @@ class ResumableTrainer(Trainer):
         else:
             super()._run_epoch(**kwargs)
 
-    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, checkpoint: Any) -> Any:
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+    ) -> Any:
         with without_code():  # DeepSpeed's states are read here
-            return super()._prepare_for_training(max_steps, train_dataloader, checkpoint)
+            return super()._prepare_for_training(
+                max_steps, train_dataloader, resume_from_checkpoint
+            )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with reading(resume_from_checkpoint):

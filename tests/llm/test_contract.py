@@ -16,6 +16,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from fdpo.cli.quiet import SHORTENED_PROMPT
 from fdpo.llm import chunked_head as head
+from fdpo.llm.checkpoints import ResumableTrainer
 from fdpo.llm.config import REFUSED
 from fdpo.llm.defaults import TRL_ORDER
 
@@ -108,3 +109,18 @@ def test_refused_options_exist_with_these_defaults(name: str) -> None:
 
 def test_trl_warns_of_prompts_that_merge_with_completions() -> None:
     assert SHORTENED_PROMPT in inspect.getsource(DPOTrainer._prepare_dataset)
+
+
+def test_checkpoints_are_saved_and_read_by_these_methods() -> None:
+    """:class:`fdpo.llm.checkpoints.ResumableTrainer` overrides them."""
+    own = {name for name, value in vars(ResumableTrainer).items() if inspect.isfunction(value)}
+    for name in own - {"_name_best"}:
+        theirs, ours = (
+            list(inspect.signature(getattr(kind, name)).parameters)
+            for kind in (Trainer, ResumableTrainer)
+        )
+        assert ours[1:] == theirs[1:] or "kwargs" in ours, name
+    saving = inspect.getsource(Trainer._save_checkpoint)
+    assert saving.count("output_dir = os.path.join(run_dir, checkpoint_folder)") == 1
+    assert "run_dir = self._get_output_dir(trial=trial)" in saving
+    assert "self._push_from_checkpoint(output_dir)" in saving
