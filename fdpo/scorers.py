@@ -258,9 +258,9 @@ def _load_classifier(name: str) -> tuple[Any, Any]:
     try:
         # safetensors only: loading a pickle may run the code of a stranger
         model = AutoModelForSequenceClassification.from_pretrained(
-            name, dtype="float32", use_safetensors=True
+            name, dtype="float32", use_safetensors=True, trust_remote_code=False
         )
-        return model, AutoTokenizer.from_pretrained(name)
+        return model, AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(

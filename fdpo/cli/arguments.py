@@ -15,6 +15,7 @@ import re
 import sys
 from argparse import SUPPRESS, Action, ArgumentError, ArgumentTypeError
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING
 from functools import partial
 from pathlib import Path
@@ -26,17 +27,11 @@ from transformers import HfArgumentParser
 
 from fdpo.cli.fields import default_value, hint_types, option_fields
 from fdpo.cli.help import help_text
-from fdpo.cli.mistakes import usage_errors
-
-CONFIGS = Path(__file__).resolve().parents[1] / "programs/configs"
-"""The folder of the presets, one folder for each family of programs."""
-_NULL = "tag:yaml.org,2002:null"
-
-_NODE_NAMES = {
-    yaml.MappingNode: "a mapping",
-    yaml.SequenceNode: "a list",
-    yaml.ScalarNode: "a value",
-}
+from fdpo.cli.mistakes import usage_errors as usage_errors
+from fdpo.cli.presets import NODE_NAMES, NULL, yaml_entries
+from fdpo.cli.presets import find_preset as find_preset  # its place in version 0.1
+from fdpo.cli.values import require_places, require_plain, require_range, shortened
+from fdpo.runs.secrets import to_environment
 
 
 def parse(
@@ -130,7 +125,10 @@ def parse_grid(
 def _with_preset(
     parser: "_Parser", argv: Sequence[str], resets: Mapping[str, Sequence[str]], presets: str
 ) -> dict[str, Any]:
-    """Returns the values of the YAML file, overridden by those of the command line."""
+    """Returns the values of the YAML file, overridden by those of the command line.
+
+    Tokens go to the environment, so that no file and no command of another process holds them.
+    """
     given = parser.read(argv)
     preset = (
         parser.read_file(find_preset(given.pop("config"), presets)) if "config" in given else {}
@@ -138,7 +136,7 @@ def _with_preset(
     for option, dependent in resets.items():
         if option in given:
             preset = {name: value for name, value in preset.items() if name not in dependent}
-    return {**preset, **given}
+    return to_environment({**preset, **given})
 
 
 def resolved(*parsed: Any) -> dict[str, Any]:
@@ -203,12 +201,14 @@ class _Parser(HfArgumentParser):
             raise ValueError(f"unknown option {name}{self._suggestion(name, prefix='--')}")
         if unknown:
             raise ValueError(f"unexpected argument {unknown[0]!r}")
+        for name, value in vars(given).items():
+            _require_plain(value, f"--{name}")
         return vars(given)
 
     def read_file(self, path: str) -> dict[str, Any]:
         """Returns the options in a YAML file, converted; exports its ``env`` mapping."""
         values: dict[str, Any] = {}
-        for key, node in _yaml_entries(path):
+        for key, node in yaml_entries(path):
             where = f"{path}, line {node.start_mark.line + 1}"
             name = self.aliases.get(key, key)
             if name in values:
@@ -217,6 +217,7 @@ class _Parser(HfArgumentParser):
                 raise ValueError(f"{where}: unknown option {key!r}{self._suggestion(key)}")
             try:
                 values[name] = self._from_node(name, node)
+                require_plain(values[name])
             except (ValueError, yaml.YAMLError) as error:
                 raise ValueError(f"{where}: {key}: {error}") from None
         os.environ.update({key: str(value) for key, value in values.pop("env", {}).items()})
@@ -224,9 +225,13 @@ class _Parser(HfArgumentParser):
 
     def build(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
         """Returns the dataclasses' instances; an error of ``__post_init__`` is a ``ValueError``."""
-        for field in (field for one in self.types for field in option_fields(one)):
-            if field.name not in values and default_value(field) is MISSING:
-                raise ValueError(f"--{field.name} is needed")
+        for one in self.types:
+            for field in option_fields(one):
+                if field.name in values:
+                    require_range(one, field.name, values[field.name])
+                elif default_value(field) is MISSING:
+                    raise ValueError(f"--{field.name} is needed")
+        require_places(values)
         try:
             return tuple(
                 one(**{f.name: values[f.name] for f in option_fields(one) if f.name in values})
@@ -237,22 +242,22 @@ class _Parser(HfArgumentParser):
 
     def _from_node(self, name: str, node: yaml.Node) -> Any:
         members = hint_types(self.hints.get(name, dict))
-        if node.tag == _NULL and NoneType in members:
+        if node.tag == NULL and NoneType in members:
             return None
         if isinstance(node, yaml.MappingNode) and dict in members:
             return yaml.SafeLoader("").construct_document(node)
         if isinstance(node, yaml.SequenceNode) and list in members:
             return [self._item(name, item) for item in node.value]
-        if isinstance(node, yaml.ScalarNode) and node.tag != _NULL and name in self.hints:
+        if isinstance(node, yaml.ScalarNode) and node.tag != NULL and name in self.hints:
             return self._from_text(name, node.value)
-        kind = "nothing" if node.tag == _NULL else _NODE_NAMES[type(node)]
+        kind = "nothing" if node.tag == NULL else NODE_NAMES[type(node)]
         expected = "a mapping" if members == {dict} else "a value"
         raise ValueError(f"{expected} is expected, found {kind}")
 
     def _item(self, name: str, node: yaml.Node) -> Any:
         if not isinstance(node, yaml.ScalarNode):
             raise ValueError(
-                f"a list of single values is expected, found {_NODE_NAMES[type(node)]} in it"
+                f"a list of single values is expected, found {NODE_NAMES[type(node)]} in it"
             )
         value = self._from_text(name, node.value)
         return value[0] if isinstance(value, list) else value
@@ -318,58 +323,31 @@ class _GridParser(_Parser):
 
     def _value(self, name: str, node: yaml.Node) -> Any:
         is_list = isinstance(node, yaml.SequenceNode)
-        if node.tag == _NULL or (is_list and (name not in self.lists or not node.value)):
-            kind = "nothing" if node.tag == _NULL else _NODE_NAMES[type(node)]
+        if node.tag == NULL or (is_list and (name not in self.lists or not node.value)):
+            kind = "nothing" if node.tag == NULL else NODE_NAMES[type(node)]
             raise ValueError(f"a value, or a list of them, is expected, found {kind}")
         return self.other._from_node(name, node)
-
-
-def find_preset(name: str, family: str) -> str:
-    """Returns the file of a preset: a path, or the name of a preset of a family of programs.
-
-    A preset's path in a checkout of version 0.1, ``FAMILY/configs/NAME.yaml``, is its name too.
-
-    Arguments:
-        name: The value of ``--config``.
-        family: The folder of the family in :data:`CONFIGS`.
-    """
-    if Path(name).is_file():
-        return name
-    *folders, last = Path(name).parts
-    preset = CONFIGS / family / f"{last.removesuffix('.yaml')}.yaml"
-    if family and (not folders or folders[-2:] == [family, "configs"]) and preset.is_file():
-        return str(preset)
-    known = ", ".join(sorted(path.stem for path in (CONFIGS / family).glob("*.yaml")))
-    choices = f"; presets are {known}" if family and known else ""
-    raise ValueError(f"--config: there is no file {name}{choices}")
-
-
-def _yaml_entries(path: str) -> list[tuple[str, yaml.Node]]:
-    """Returns the keys and value nodes of a YAML file that holds one mapping."""
-    try:
-        root = yaml.compose(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ValueError(f"{path}, line {line}: not valid YAML: {error.problem}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: not a text file of YAML: {error}") from None
-    if not isinstance(root, yaml.MappingNode):
-        kind = "nothing" if root is None else _NODE_NAMES[type(root)]
-        raise ValueError(f"{path}: lines like 'beta: 0.1' are expected, found {kind}")
-    return [(str(key.value), value) for key, value in root.value]
 
 
 def _json_object(text: str, members: set[Any]) -> dict[str, Any] | str | None:
     if NoneType in members and text.lower() in ("none", "null"):
         return None
-    if str in members and Path(text).is_file():  # TRL's dictionaries may be named by their file
-        return text
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
-    if not isinstance(value, dict):
-        raise ArgumentTypeError(
-            f"""a JSON object like '{{"t": 0.3}}' is expected, found {text!r}"""
-        )
-    return value
+    if isinstance(value, dict):
+        return value
+    with suppress(OSError, ValueError):  # such as a text that is too long for a path
+        if str in members and Path(text).is_file():  # TRL's dictionaries may be named by a file
+            return text
+    raise ArgumentTypeError(
+        f"""a JSON object like '{{"t": 0.3}}' is expected, found {shortened(repr(text))}"""
+    )
+
+
+def _require_plain(value: Any, where: str) -> None:
+    try:
+        require_plain(value)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from fdpo.cli.arguments import find_preset
+from fdpo.cli.presets import find_preset
 
 
 def choose(
@@ -49,6 +49,6 @@ def _preset(name: str | None, presets: str) -> dict[str, Any]:
     try:
         text = Path(find_preset(name, presets)).read_text(encoding="utf-8")
         values = yaml.load(text, yaml.BaseLoader)
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return values if isinstance(values, dict) else {}

@@ -14,6 +14,7 @@ PACKAGES = {"PIL": "pillow", "cv2": "opencv-python", "sklearn": "scikit-learn", 
 
 MISTAKES = (ValueError, OSError, SafetensorError)
 """Errors of a program's input: options, data, damaged weights."""
+LONGEST = 2000  # characters of an error, which may quote an input
 
 
 def fail(program: str, error: object) -> NoReturn:
@@ -24,7 +25,9 @@ def fail(program: str, error: object) -> NoReturn:
         error = f"weights in a file *.safetensors are damaged: {error}"
     if isinstance(error, ImportError):
         error = _with_package(error)
-    print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    message = " ".join(str(error).split())
+    message = message if len(message) <= LONGEST else f"{message[:LONGEST]} …"
+    print(f"{program}: error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 

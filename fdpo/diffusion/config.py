@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
 
+from fdpo.cli.values import ABOVE_0, AT_LEAST_1, Range, require_ranges
 from fdpo.losses.config import LossConfig
 
 METHODS = {
@@ -149,38 +149,25 @@ class DiffusionConfig(LossConfig):
     )
     seed: int = field(default=0, metadata={"help": "of the order of pairs, times and noise"})
 
+    RANGES: ClassVar[dict[str, Range]] = {
+        "learning_rate": ABOVE_0,
+        "logging_steps": AT_LEAST_1,
+        "max_grad_norm": ABOVE_0,
+    }
+
     def __post_init__(self) -> None:
+        require_ranges(self)
         self.check_loss()
         if self.true_weight and self.kappa is not None:
             raise ValueError("--kappa has no effect with --true_weight, which sets it")
         if self.kappa is None:
             self.kappa = KAPPA
-        self._check_ranges()
         self._check_weights()
         self._check_optimizer()
 
-    def _check_ranges(self) -> None:
-        positive = (
-            "kappa", "max_kappa", "timesteps_per_pair", "max_train_steps", "train_batch_size",
-            "gradient_accumulation_steps", "learning_rate", "max_grad_norm",
-            "negative_sft_bound", "checkpointing_steps", "checkpoints_total_limit", "logging_steps",
-        )  # fmt: skip
-        for name in positive:
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"--{name} must be finite and above 0, got {getattr(self, name)}")
-        for name in ("rank", "validation_steps", "repeat_draws"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name} must be at least 0, got {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"--ema_decay must lie in [0, 1), got {self.ema_decay}")
-
     def _check_weights(self) -> None:
-        weights = self.weights()
-        if not all(0 <= weight < math.inf for weight in weights) or not sum(weights):
-            raise ValueError(
-                "--dpo_weight, --sft_weight and --negative_sft_weight must be finite, at least 0, "
-                f"and not all 0; got {', '.join(map(str, weights))}"
-            )
+        if not sum(self.weights()):
+            raise ValueError("--dpo_weight, --sft_weight and --negative_sft_weight are all 0")
 
     def _check_optimizer(self) -> None:
         if self.lr_scheduler not in SCHEDULES:

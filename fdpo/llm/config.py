@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -11,7 +11,9 @@ import torch
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import DPOConfig
 
+from fdpo.cli.values import require_ranges
 from fdpo.losses.config import LossConfig
+from fdpo.runs.secrets import without_secrets
 
 COUNTERPARTS = {
     "hinge": "--loss hinge",
@@ -152,6 +154,19 @@ class FDPOConfig(LossConfig, DPOConfig):
                 raise ValueError(f"--{name} {value!r} is not honoured by f-DPO: {advice}")
 
     def _check(self) -> None:
+        require_ranges(self)
         self.check_loss()
-        if not (math.isfinite(self.sft_weight) and self.sft_weight >= 0):
-            raise ValueError(f"--sft_weight must be finite and at least 0, got {self.sft_weight}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the options without secrets, which trackers write down."""
+        return without_secrets(super().to_dict())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the options without secrets: every checkpoint pickles them."""
+        return {"hub_token": None, **without_secrets(vars(self))}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FDPOConfig:
+        """Returns a copy that keeps its secrets: it stays in memory."""
+        copied = object.__new__(type(self))
+        copied.__dict__.update(deepcopy(vars(self), memo))
+        return copied

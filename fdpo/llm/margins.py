@@ -24,6 +24,7 @@ def margin_trainer(
     reference: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[Pair],
+    loss: LossConfig | None,
     options: Mapping[str, Any],
     *,
     batch_size: int = 16,
@@ -38,13 +39,13 @@ def margin_trainer(
         reference: The model it started from.
         tokenizer: The tokenizer of both.
         pairs: The pairs.
+        loss: The divergence and beta of the run.
         options: The options of the run, as its record has them.
         batch_size: Pairs in a batch.
 
     Raises:
-        ValueError: If the options name no loss, or the prompts of all pairs are too long.
+        ValueError: If there is no loss, or the prompts of all pairs are too long.
     """
-    loss = LossConfig.from_run(options)
     if loss is None:
         raise ValueError("margins need the divergence and beta of the run, which name no loss")
     lengths = {name: options[name] for name in ("max_length", "truncation_mode") if name in options}

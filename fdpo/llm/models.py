@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,17 +44,22 @@ class ModelSource:
     trust_remote_code: bool = False
 
     @classmethod
-    def from_run(cls, folder: str) -> Self:
+    def from_run(cls, folder: str, *, trust_remote_code: bool = False) -> Self:
         """Returns the model that the run in a folder started from, by its record.
+
+        Arguments:
+            folder: The folder.
+            trust_remote_code: True to run code of its repository, whatever the record says, which
+                may be a stranger's.
 
         Raises:
             ValueError: If the folder has no record of a run.
         """
         options = runs.run_options(folder)
-        if "model_name_or_path" not in options:
+        name, revision = options.get("model_name_or_path"), options.get("model_revision")
+        if not isinstance(name, str) or not isinstance(revision, str | None):
             raise ValueError(f"model {folder}: no {runs.RECORD} in it; name its --reference")
-        trust = bool(options.get("trust_remote_code"))
-        return cls(options["model_name_or_path"], options.get("model_revision"), trust)
+        return cls(name, revision, trust_remote_code)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -74,9 +78,11 @@ class ModelSource:
         if file is None or (Path(self.name) / "config.json").is_file():
             return None
         if "model_name_or_path" in runs.run_options(self.name):
-            return ModelSource.from_run(self.name)
-        config = json.loads(Path(file).read_text(encoding="utf-8"))
-        name, revision = config["base_model_name_or_path"], config.get("revision")
+            return ModelSource.from_run(self.name, trust_remote_code=self.trust_remote_code)
+        config = runs.read_json(file)
+        name, revision = config.get("base_model_name_or_path"), config.get("revision")
+        if not isinstance(name, str):
+            raise ValueError(f"model {self.name}: its adapter_config.json names no base model")
         return ModelSource(name, revision, self.trust_remote_code)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fdpo.divergences.base import Divergence
 from fdpo.losses.fdpo import LossOutput, check_options, fdpo_loss
-from fdpo.losses.names import resolve_loss
+from fdpo.losses.names import is_plugin, resolve_loss
 from fdpo.losses.preference import PREFERENCES
 
 #: ``--loss`` on the command line resets these options of a preset, which belong to its loss.
@@ -82,12 +82,36 @@ class LossConfig:
     )
 
     @classmethod
-    def from_run(cls, options: Mapping[str, Any]) -> LossConfig | None:
-        """Returns the loss among the recorded options of a run, or ``None`` if there is none."""
-        if "loss" not in options:
+    def from_run(cls, options: Mapping[str, Any], named: str | None = None) -> LossConfig | None:
+        """Returns the loss among the recorded options of a run, or ``None`` if there is none.
+
+        Arguments:
+            options: The options.
+            named: The loss as the user names it now. A plug-in has to be named again: the record
+                may be a stranger's, whose modules nobody asked to import.
+
+        Raises:
+            ValueError: If a plug-in is not named again, or another loss is named.
+        """
+        recorded = options.get("loss")
+        if not isinstance(recorded, str | None):
+            raise ValueError(f"the run's record names no loss, but {recorded!r:.80}")
+        if named is not None and named != recorded:
+            raise ValueError(f"--loss {named}: the run was trained with {recorded or 'no loss'}")
+        if recorded is None:
             return None
+        if is_plugin(recorded) and named is None:
+            raise ValueError(
+                f"the run's loss {recorded} is code of its own, which is imported only if you name "
+                f"it: --loss {recorded}"
+            )
         names = [option.name for option in fields(LossConfig)]
-        return LossConfig(**{name: options[name] for name in names if name in options})
+        config = LossConfig(**{name: options[name] for name in names if name in options})
+        try:
+            config.check_loss()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the loss in the run's record: {error}") from error
+        return config
 
     def resolve(self) -> tuple[Divergence, str]:
         """Returns the divergence and the name of the preference loss."""

@@ -57,7 +57,17 @@ def resolve_loss(name: str, alpha: float | None = None, **values: Any) -> tuple[
         return get_divergence(divergence, **values), preference
     if values:
         raise ValueError(f"loss {name!r} takes no parameters beside it, got {', '.join(values)}")
-    return (_plugin(name) if ":" in name else _mixture(name)), "logistic"
+    return (_plugin(name) if is_plugin(name) else _mixture(name)), "logistic"
+
+
+def is_plugin(name: str) -> bool:
+    """Returns whether a ``--loss`` text names an object to import.
+
+    Example:
+        >>> is_plugin("my.losses:f"), is_plugin("0.7*js + 0.3*alpha(0.5)")
+        (True, False)
+    """
+    return ":" in name
 
 
 def as_divergence(value: Divergence | str) -> Divergence:
@@ -107,9 +117,10 @@ def _mixture(text: str) -> Divergence:
     """Parses a weighted sum of divergences as a Python expression, without evaluating it."""
     try:
         return _sum(ast.parse(text.strip(), mode="eval").body)
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         choices = f"give one of {', '.join(LOSSES)}, {_FORMS}"
-        raise ValueError(f"cannot read loss {text!r} ({error.msg}): {choices}") from None
+        reason = getattr(error, "msg", None) or str(error) or "nested too deeply"
+        raise ValueError(f"cannot read loss {text[:80]!r} ({reason}): {choices}") from None
 
 
 def _sum(node: ast.expr) -> Divergence:

@@ -6,6 +6,7 @@ trains, and ``metrics.json`` once it has finished.
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shlex
@@ -19,6 +20,7 @@ from typing import Any
 
 from fdpo.runs.distributed import is_main_process
 from fdpo.runs.files import read_json, to_plain, write_json
+from fdpo.runs.secrets import redacted, without_secrets
 
 RECORD = "run.json"  # not config.json, which is the model's where save_pretrained writes
 METRICS = "metrics.json"
@@ -105,7 +107,7 @@ def require_free(
     require_folder(folder, "output_dir")
     if not (folder / RECORD).exists():
         return None
-    previous = read_json(folder / RECORD)
+    previous = read_record(folder)
     if not resume:
         state = "finished" if (folder / METRICS).exists() else "unfinished"
         raise ValueError(
@@ -119,15 +121,64 @@ def require_free(
 
 
 def require_folder(path: str | Path, option: str) -> None:
-    """Raises ``ValueError`` if the path of an option, a folder to write to, is a file."""
-    if Path(path).exists() and not Path(path).is_dir():
+    """Raises ``ValueError`` if the path of an option, a folder to write to, cannot be one.
+
+    Nothing is created. The nearest folder that exists decides: whether it may be written to, and
+    how long names in it may be.
+    """
+    place = _require_path(path, option)
+    if place.exists() and not place.is_dir():
         raise ValueError(f"--{option} {path}: is a file, a folder is needed")
+    _require_writable(place, option)
+
+
+def require_file(path: str | Path, option: str) -> None:
+    """Raises ``ValueError`` if the path of an option, a file to write, cannot be one."""
+    place = _require_path(path, option)
+    if place.is_dir():
+        raise ValueError(f"--{option} {path}: is a folder, a file is needed")
+    _require_writable(place, option)
+
+
+def _require_path(path: str | Path, option: str) -> Path:
+    text = str(path)
+    if not text or "\0" in text:
+        raise ValueError(f"--{option} {text!r}: is no path")
+    try:
+        Path(text).exists()
+        return Path(text)
+    except OSError as error:  # its name is too long, or a folder above may not be read
+        raise ValueError(f"--{option} {text:.80}: {error.strerror}") from None
+
+
+def _require_writable(place: Path, option: str) -> None:
+    absolute = place.absolute()
+    nearest = next(parent for parent in (absolute, *absolute.parents) if parent.exists())
+    if nearest.is_dir():
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise ValueError(f"--{option} {place}: {nearest} may not be written to")
+    elif nearest != absolute:
+        raise ValueError(f"--{option} {place}: {nearest} is a file, a folder is needed")
 
 
 def run_options(folder: str | Path) -> dict[str, Any]:
     """Returns the options of the run in a folder, none where there is no record."""
-    record = Path(folder) / RECORD
-    return read_json(record)["options"] if record.is_file() else {}
+    return read_record(folder)["options"] if (Path(folder) / RECORD).is_file() else {}
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """Returns the record of the run in a folder; raises ``ValueError`` if it is none."""
+    path = Path(folder) / RECORD
+    try:
+        record = read_json(path)
+    except RecursionError:
+        record = None
+    kinds = {"options": dict, "commands": list}
+    if not isinstance(record, dict) or any(
+        not isinstance(record.get(name, kind()), kind) for name, kind in kinds.items()
+    ):
+        raise ValueError(f"{path}: is no record of a run")
+    return {**{name: kind() for name, kind in kinds.items()}, **record}
 
 
 def versions() -> dict[str, str]:
@@ -155,11 +206,10 @@ def git_commit() -> str | None:
 
 
 def _record(options: Mapping[str, Any], commands: list[str]) -> dict[str, Any]:
-    command = re.sub(r"(--hub[_-]token[= ])\S+", r"\1***", shlex.join(sys.argv))
     return {
         "options": options,
         "seed": options.get("seed"),
-        "commands": [*commands, command],
+        "commands": [*commands, redacted(shlex.join(sys.argv))],
         "git_commit": git_commit(),
         "versions": versions(),
     }
@@ -196,7 +246,7 @@ def _remove_run(folder: Path, checkpoints: bool) -> None:
 
 def _plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options as JSON holds them, without secrets."""
-    return to_plain({name: value for name, value in options.items() if name != "hub_token"})
+    return to_plain({k: v for k, v in without_secrets(options).items() if k != "hub_token"})
 
 
 def _git(*arguments: str) -> str:

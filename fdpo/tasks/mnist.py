@@ -22,12 +22,6 @@ SHAPE = (1, 28, 28)
 FILES = ("images-idx3-ubyte", "labels-idx1-ubyte")
 
 
-def require_digit(target: int) -> None:
-    """Raises ``ValueError`` if a target is no digit."""
-    if not 0 <= target < DIGITS:
-        raise ValueError(f"--target must be a digit from 0 to 9, got {target}")
-
-
 def load_mnist(root: str | Path, train: bool = True) -> tuple[Tensor, Tensor]:
     """Loads MNIST, and downloads it if the folder does not hold it.
 

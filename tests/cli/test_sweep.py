@@ -106,8 +106,8 @@ WRONG = [
     (("--jobs", 1, 2), "unexpected argument '2'"),
     (("--resume_from_checkpoint", "last"), "a sweep resumes its runs by itself"),
     (("--lr", 1, *RATES), "--learning_rate has no effect with --learning_rates"),
-    (("--learning_rates", 0), "--learning_rates must be above 0"),
-    (("--check_betas", -1, *RATES), "--check_betas must be above 0"),
+    (("--learning_rates", 0), "--learning_rates must be a finite number above 0"),
+    (("--check_betas", -1, *RATES), "--check_betas must be a finite number above 0"),
     (("--check_betas", 0.1), "--check_betas has no effect without --learning_rates"),
 ]
 

@@ -34,7 +34,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 WRONG: list[tuple[str, tuple[Any, ...], str]] = [
-    *((name, ("--held_out", 0), "--held_out must be at least 1, not 0") for name in PROGRAMS),
+    *((name, ("--held_out", 0), "--held_out must be at least 1, got 0") for name in PROGRAMS),
     *((name, ("--export", "texts.jsonl"), "--export texts.jsonl: is a file") for name in PROGRAMS),
     ("train_dpo.sft", ("--eval_strategy", "steps"), "--eval_strategy: needs more than 500 texts"),
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fdpo.tasks.mnist import load_mnist, load_small_digits, require_digit, target_pairs
+from fdpo.tasks.mnist import load_mnist, load_small_digits, target_pairs
 
 SHAPE = (1, 28, 28)
 
@@ -61,13 +61,6 @@ def test_winners_show_the_target_and_losers_do_not() -> None:
     assert len({labels[b].item() for _, b in pairs.pairs}) == 9
     with pytest.raises(ValueError, match="target 2: 0 of 3 images show it"):
         target_pairs(torch.zeros(3, *SHAPE), torch.ones(3), 2, 5, torch.Generator())
-
-
-def test_targets_are_digits() -> None:
-    require_digit(0)
-    for target in (-1, 10):
-        with pytest.raises(ValueError, match=f"--target must be a digit from 0 to 9, got {target}"):
-            require_digit(target)
 
 
 def test_wrong_data_roots(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

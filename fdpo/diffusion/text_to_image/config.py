@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
+from fdpo.cli.values import AT_LEAST_0, Range
 from fdpo.diffusion.config import DiffusionConfig
 from fdpo.losses.config import with_default
 from fdpo.runs.distributed import num_processes
@@ -58,6 +60,8 @@ class StableDiffusionConfig(DiffusionConfig):
     hub_model_id: str | None = field(
         default=None, metadata={"help": "hub id to upload to; default: the run folder's name"}
     )
+
+    RANGES: ClassVar[dict[str, Range]] = {"gradient_accumulation_steps": AT_LEAST_0}
 
     def __post_init__(self) -> None:
         if self.kappa is None and not self.true_weight:

@@ -320,7 +320,7 @@ class PipelineSource:
             ValueError: If the folder holds no record of a run.
         """
         options = run_options(folder)
-        if "pretrained_model_name_or_path" not in options:
+        if not isinstance(options.get("pretrained_model_name_or_path"), str):
             raise ValueError(f"model {folder}: no {RECORD} names the pipeline it was trained from")
         return cls.from_options(options)
 

@@ -36,7 +36,7 @@ class ClipScorer:
 
     def __init__(self, model: str, processor: str | None, device: torch.device | str) -> None:
         self.model = CLIPModel.from_pretrained(model, use_safetensors=True).to(device).eval()
-        self.processor = AutoProcessor.from_pretrained(processor or model)
+        self.processor = AutoProcessor.from_pretrained(processor or model, trust_remote_code=False)
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], images: list[Image.Image]) -> Tensor:

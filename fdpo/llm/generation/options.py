@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from fdpo.cli.values import require_ranges
+
 
 @dataclass
 class CompletionArguments:
@@ -29,13 +31,7 @@ class CompletionArguments:
     )
 
     def __post_init__(self) -> None:
-        for name in ("completions", "max_new_tokens", "generation_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.completions < 2:
-            raise ValueError("completions must be at least 2: a pair needs two")
-        if self.temperature <= 0 or self.diversity < 0:
-            raise ValueError("temperature must be above 0, diversity not below 0")
+        require_ranges(self)
         for name in self._idle():
             if getattr(self, name) != getattr(type(self), name):
                 raise ValueError(f"{name} has no effect with method {self.method}")

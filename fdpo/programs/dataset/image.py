@@ -62,9 +62,7 @@ def generate_prompted(run: Run, image: ImageArguments, args: DatasetArguments) -
 
     device = partial_state().device
     prompts = read_prompts(str(image.prompts), image.num_prompts, captions=True)
-    dtype = getattr(torch, image.dtype or "float32", None)
-    if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"--dtype {image.dtype}: torch has no such dtype")
+    dtype = getattr(torch, image.dtype or "float32")
     source = PipelineSource(image.model, image.revision, image.variant)
     model = source.load(device, dtype=dtype, unet_dtype=dtype)
     resolution = image.resolution or model.resolution

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from fdpo.cli.values import Range, require_dtype
 from fdpo.preferences import PairingConfig, require_share
 from fdpo.tasks import COMMANDS, PRETRAINED
 
@@ -60,10 +61,7 @@ class SourceArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.prompt_words < 0:
-            raise ValueError(f"prompt_words must not be below 0, but is {self.prompt_words}")
-        if self.num_prompts is not None and self.num_prompts < 1:
-            raise ValueError(f"num_prompts must be at least 1, not {self.num_prompts}")
+        require_dtype(self.dtype, automatic=True)
         if self.prompts.endswith(".txt") and self.prompt_words != type(self).prompt_words:
             raise ValueError("prompt_words has no effect on the prompts of a .txt file")
 
@@ -120,6 +118,8 @@ class ImageArguments:
         default=None, metadata={"help": "variant of its weights, such as fp16, with --prompts"}
     )
 
+    RANGES: ClassVar[dict[str, Range]] = {"completions": Range(2, also=0)}
+
     def __post_init__(self) -> None:
         for name in UNPROMPTED if self.prompts else PROMPTED:
             if getattr(self, name) != getattr(type(self), name):
@@ -127,12 +127,8 @@ class ImageArguments:
                 raise ValueError(f"--{name} has no effect {place} --prompts")
         if self.completions == 0:
             self.completions = 4 if self.prompts else 64
-        for name, least in {"num_groups": 1, "completions": 2, "sampling_steps": 1}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        from fdpo.tasks.mnist import require_digit  # texts need no image libraries
-
-        require_digit(self.target)
+        if self.dtype is not None:
+            require_dtype(self.dtype)
 
     def provenance(self) -> dict[str, Any]:
         """Returns the options that describe the images, for a card."""

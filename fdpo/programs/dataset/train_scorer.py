@@ -125,7 +125,7 @@ def load_classifier(args: ReviewArguments, texts: list[str], seed: int) -> tuple
             tokenizer, LABELS, args.width, args.layers, seed
         )
     model = AutoModelForSequenceClassification.from_pretrained(
-        args.model, num_labels=2, dtype="float32", use_safetensors=True
+        args.model, num_labels=2, dtype="float32", use_safetensors=True, trust_remote_code=False
     )
     return load_tokenizer(args.model), model
 

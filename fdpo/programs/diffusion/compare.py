@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from fdpo.cli import arguments
 from fdpo.cli.program import Run
 from fdpo.cli.quiet import quiet_libraries
+from fdpo.cli.values import require_dtype
 from fdpo.diffusion.images import write_image
 from fdpo.diffusion.text_to_image.config import GUIDANCE, STEPS
 from fdpo.diffusion.text_to_image.win_rates import win_rate_table, win_rates
@@ -63,13 +64,7 @@ class CompareArguments:
     output_dir: str = field(default="runs/sd-comparison", metadata={"help": "output folder"})
 
     def __post_init__(self) -> None:
-        import torch
-
-        for name in ("samples", "num_inference_steps", "batch_size", "sheet_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
-        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
-            raise ValueError(f"--dtype {self.dtype}: torch has no such dtype")
+        require_dtype(self.dtype)
 
 
 def load_prompts(args: CompareArguments) -> list[str]:

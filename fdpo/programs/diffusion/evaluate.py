@@ -12,7 +12,7 @@ from fdpo.cli.program import Run
 from fdpo.cli.quiet import quiet_libraries
 from fdpo.diffusion.noise import STEPS
 from fdpo.runs.distributed import keep_freed_memory, partial_state
-from fdpo.tasks.mnist import CLASSIFIER, MODEL, require_digit
+from fdpo.tasks.mnist import CLASSIFIER, MODEL
 
 
 @dataclass
@@ -32,12 +32,6 @@ class EvaluateArguments:
     output_dir: str = field(
         default="runs/diffusion-evaluation", metadata={"help": "folder of metrics and plots"}
     )
-
-    def __post_init__(self) -> None:
-        require_digit(self.target)
-        for name in ("eval_samples", "sampling_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from torch import nn
 from fdpo.cli import arguments
 from fdpo.cli.program import Run
 from fdpo.cli.quiet import quiet_libraries
+from fdpo.cli.values import ABOVE_0, AT_LEAST_0, Range
 from fdpo.diffusion.config import DiffusionConfig
 from fdpo.diffusion.dataset import Images
 from fdpo.diffusion.images import tiled, write_image
@@ -66,6 +67,8 @@ class PretrainArguments:
     )
     samples: int = field(default=2048, metadata={"help": "samples for the metrics of its card"})
     seed: int = field(default=0, metadata={"help": "seed of weights, order, times and noise"})
+
+    RANGES: ClassVar[dict[str, Range]] = {"learning_rate": ABOVE_0, "samples": AT_LEAST_0}
 
     def __post_init__(self) -> None:
         self.output_dir = self.output_dir or f"runs/mnist-{self.model}"

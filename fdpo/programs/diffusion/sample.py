@@ -38,11 +38,6 @@ class SampleArguments:
         metadata={"help": "of digits: folder; none: only sample"},
     )
 
-    def __post_init__(self) -> None:
-        for name in ("samples", "columns", "sampling_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
-
 
 def write_images(args: SampleArguments, images: Tensor) -> None:
     """Writes the images to one PNG file or to a folder."""

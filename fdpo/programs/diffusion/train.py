@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from fdpo import runs
 from fdpo.cli import arguments
 from fdpo.cli.program import Run
 from fdpo.cli.quiet import quiet_libraries
+from fdpo.cli.values import AT_LEAST_0, Range
 from fdpo.diffusion.config import DiffusionConfig
 from fdpo.diffusion.dataset import ImagePairs
 from fdpo.diffusion.images import Shape, read_pair_folder
@@ -34,7 +35,6 @@ from fdpo.tasks.mnist import (
     MODEL,
     load_mnist,
     load_small_digits,
-    require_digit,
     target_pairs,
 )
 
@@ -70,14 +70,13 @@ class DataArguments:
     )
     sampling_steps: int = field(default=STEPS, metadata={"help": "model evaluations per image"})
 
+    RANGES: ClassVar[dict[str, Range]] = {"eval_samples": AT_LEAST_0}
+
     def __post_init__(self) -> None:
-        require_digit(self.target)
         if self.data_root is not None and self.data != "mnist":
             raise ValueError("--data_root has no effect without --data mnist")
         if self.data_root is None and self.data == "mnist":
             raise ValueError("--data mnist needs --data_root DIR, the folder of its files")
-        if self.eval_samples < 0 or self.sampling_steps < 1:
-            raise ValueError("--eval_samples must be at least 0, --sampling_steps at least 1")
 
 
 changed = partial(with_default, DiffusionConfig)

@@ -114,11 +114,6 @@ class DataArguments(PairingConfig):
         super().__post_init__()
         if not self.dataset_name:
             raise ValueError("--dataset is needed: a hub id, a file or a folder of pairs")
-        if not 0 <= self.proportion_empty_prompts < 1:
-            share = self.proportion_empty_prompts
-            raise ValueError(f"--proportion_empty_prompts must be in [0, 1), got {share}")
-        if self.max_train_samples is not None and self.max_train_samples < 1:
-            raise ValueError(f"--max_train_samples must be above 0, got {self.max_train_samples}")
         if self.cache_latents and self.random_crop:
             raise ValueError("--cache_latents: random crops (--random_crop) cannot be cached")
         if self.skip_unreadable and not self.check_images:
@@ -144,10 +139,6 @@ class ValidationArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.num_validation_images < 0 or self.num_inference_steps < 1:
-            raise ValueError(
-                "--num_validation_images must be at least 0, --num_inference_steps at least 1"
-            )
         if not self.num_validation_images and (self.validation_prompts or self.validation_scorers):
             raise ValueError("--num_validation_images 0 leaves nothing to generate and to score")
 

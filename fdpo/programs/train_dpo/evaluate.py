@@ -37,6 +37,12 @@ class EvaluationArguments:
     reference: str | None = field(
         default=None, metadata={"help": "the reference; default: as run.json of --model says"}
     )
+    loss: str | None = field(
+        default=None, metadata={"help": "the run's loss again, if it is package.module:attribute"}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "run code of the repositories of model and reference"}
+    )
     prompts: str | None = field(
         default=None, metadata={"help": ".txt file with a prompt a line; default: sampled here"}
     )
@@ -70,11 +76,13 @@ class EvaluationArguments:
     )
 
     def __post_init__(self) -> None:
-        for name in ("num_prompts", "samples", "max_new_tokens", "batch_size"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"--{name} must be at least 1, not {value}")
-        if self.output_dir is not None:
-            require_folder(self.output_dir, "output_dir")
+        require_folder(self.folder, "output_dir")
+
+    @property
+    def folder(self) -> Path:
+        """The folder to write to."""
+        model = self.model if Path(self.model).is_dir() else "runs/evaluate"
+        return Path(self.output_dir or model)
 
 
 def evaluate(args: EvaluationArguments) -> tuple[Comparison, dict[str, Any], str]:
@@ -97,12 +105,12 @@ def evaluate(args: EvaluationArguments) -> tuple[Comparison, dict[str, Any], str
     with ExitStack() as stack:
         with arguments.usage_errors("evaluate.py"):
             options = runs.run_options(args.model)
-            loss = LossConfig.from_run(options)
+            loss = LossConfig.from_run(options, args.loss)
             divergence = loss.resolve()[0] if loss else None
             pairs, counts = read_pairs(args, loss)
-            named = args.reference and ModelSource(args.reference)
-            source = named or ModelSource.from_run(args.model)
-            trust = source.trust_remote_code
+            trust = args.trust_remote_code
+            named = args.reference and ModelSource(args.reference, trust_remote_code=trust)
+            source = named or ModelSource.from_run(args.model, trust_remote_code=trust)
             policy = ModelSource(args.model, trust_remote_code=trust).model(device)
             reference, tokenizer = source.model(device), source.tokenizer()
             scorers = {Path(scorer).name: get_scorer(scorer) for scorer in args.scorers}
@@ -112,7 +120,7 @@ def evaluate(args: EvaluationArguments) -> tuple[Comparison, dict[str, Any], str
                 prompts = read_prompts(args.prompts)[: args.num_prompts]
             for model in (policy, reference):
                 require_usable(model, tokenizer, prompts, scorers.values(), args.max_new_tokens)
-            trainer = margin_trainer(policy, reference, tokenizer, pairs, options)
+            trainer = margin_trainer(policy, reference, tokenizer, pairs, loss, options)
             measured = stack.enter_context(trainer) if pairs else None
         comparison = compare(
             policy,
@@ -173,7 +181,7 @@ def main() -> None:
     comparison, pair_metrics, pair_line = evaluate(args)
     metrics = comparison.metrics() | pair_metrics | {"warnings": comparison.warnings()}
     print(comparison.samples(3), comparison.table(), *filter(None, [pair_line]), sep="\n")
-    folder = Path(args.output_dir or (args.model if Path(args.model).is_dir() else "runs/evaluate"))
+    folder = args.folder
     runs.write_json(folder / "evaluation.json", arguments.resolved(args) | metrics)
     runs.write_text(folder / "samples.md", comparison.samples())
     runs.write_jsonl(folder / "samples.jsonl", comparison.rows)

@@ -7,11 +7,11 @@ python train_dpo/generate.py --model runs/jsd --prompts prompts.txt --output sam
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from fdpo.cli import arguments
 from fdpo.cli.quiet import quiet_libraries
+from fdpo.cli.values import require_dtype
 from fdpo.preferences.prompts import read_prompts
 from fdpo.runs.distributed import partial_state
 from fdpo.runs.files import write_jsonl
@@ -47,10 +47,7 @@ class GenerateArguments:
             raise ValueError(f"{' and '.join(given)} exclude each other")
         if self.prompts and not self.prompts.endswith(".txt"):
             raise ValueError(f"prompts {self.prompts}: a .txt file with a prompt a line is needed")
-        if min(self.samples, self.max_new_tokens, self.batch_size) < 1 or self.temperature <= 0:
-            raise ValueError("samples, tokens, batch size and temperature must be above 0")
-        if self.output and Path(self.output).is_dir():
-            raise ValueError(f"output {self.output}: is a folder, a file is needed")
+        require_dtype(self.dtype, automatic=True)
 
 
 def main() -> None:

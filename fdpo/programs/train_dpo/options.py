@@ -53,12 +53,6 @@ class DataArguments(preferences.PairingConfig):
         metadata={"help": "rewards to compare: classifiers, vader, package.module:function"},
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in (("eval_num_prompts", 0), ("eval_samples", 1), ("eval_tokens", 1)):
-            if (value := getattr(self, name)) < least:
-                raise ValueError(f"--{name} must be at least {least}, not {value}")
-
 
 @dataclass
 class TrainConfig(FDPOConfig):

@@ -217,7 +217,7 @@ WRONG = [
     ({"prompts": "texts.jsonl"}, "texts.jsonl, row 2: no column text; found body"),
     ({"prompts": "no/such-data"}, "prompts no/such-data: neither a file"),
     ({"num_prompts": 99}, "holds 18 distinct prompts, but 99 are needed"),
-    ({"num_prompts": 0}, "num_prompts must be at least 1, not 0"),
+    ({"num_prompts": 0}, "num_prompts must be at least 1, got 0"),
     ({"prompt_words": 3}, "prompt_words has no effect on the prompts of a .txt file"),
     ({"max_new_tokens": 60}, "exceeds the model's context of 64"),
     ({"completions": 1}, "completions must be at least 2"),
@@ -225,9 +225,9 @@ WRONG = [
     ({"diversity": 2}, "diversity has no effect with method sample"),
     ({"method": "diverse_beams", "temperature": 2}, "temperature has no effect with method"),
     ({"rule": "worst"}, "unknown rank rule 'worst'"),
-    ({"k": 0}, "k and k_top must be at least 1"),
-    ({"test_size": 1}, "a share of the prompts in [0, 1), not 1"),
-    ({"min_gap": -1}, "min_gap must not be below 0"),
+    ({"k": 0}, "--k must be at least 1"),
+    ({"test_size": 1}, "--test_size must be in [0, 1)"),
+    ({"min_gap": -1}, "--min_gap must be at least 0"),
     ({"groups": "scored.jsonl"}, "no effect with --groups, whose scores exist: --model, --prompts"),
     ({"output_dir": "full"}, "--output_dir full holds something else"),
 ]
@@ -296,7 +296,7 @@ def test_the_preset_may_choose_the_modality(
     Path("image.yaml").write_text("modality: image\nnum_groups: 0\n")
     cases: list[tuple[dict[str, object], str]] = [
         ({}, "unknown option --max_new_tokens"),
-        (dict.fromkeys(TEXT_OPTIONS), "num_groups must be at least 1, not 0"),
+        (dict.fromkeys(TEXT_OPTIONS), "num_groups must be at least 1, got 0"),
         ({"modality": "text"}, "image.yaml, line 2: unknown option 'num_groups'"),
         ({"modality": "sound"}, "--modality: invalid choice: 'sound'"),
     ]

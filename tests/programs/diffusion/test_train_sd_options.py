@@ -40,7 +40,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"validation_scorers": ["beauty"]}, "leaves nothing to generate and to score"),
     ({"validation_steps": 5}, "--validation_steps has no effect with --num_validation_images 0"),
     ({"loss": "kl"}, "unknown loss 'kl'"),
-    ({"kappa": -1}, "--kappa must be finite and above 0"),
+    ({"kappa": -1}, "--kappa must be a finite number above 0"),
     ({"rank": 2, "lora_target_modules": ["nowhere"]}, "--lora_target_modules"),
     ({"optimizer": "adafactor", "adam_beta1": 0.5}, "--adam_beta1 has no effect"),
     ({"gradient_accumulation_steps": 0, "train_batch_size": 3}, "does not divide 2,048 pairs"),

@@ -132,7 +132,7 @@ def test_wrong_options_are_one_line_and_leave_nothing(
             "--pairs needs beta and divergence",
         ),
         (("--model", tiny_model), "no run.json in it; name its --reference"),
-        (("--model", policy, "--samples", 0), "--samples must be at least 1, not 0"),
+        (("--model", policy, "--samples", 0), "--samples must be at least 1, got 0"),
         (("--model", policy, "--max_new_tokens", 60), "exceeds the model's context of 64"),
         (("--model", policy, "--scorers", "broken_scorer:score"), "score nan"),
         (("--model", policy, "--output_dir", policy / "run.json"), "is a file"),

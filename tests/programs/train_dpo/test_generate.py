@@ -55,7 +55,7 @@ def test_samples_are_printed_and_written(
         (("--prompt", "a", "--openings", "3"), "prompt and num_prompts exclude each other"),
         (("--prompts", "a.jsonl"), "a .txt file with a prompt a line is needed"),
         (("--prompts", "absent.txt"), "absent.txt: no such file"),
-        (("--samples", "0"), "must be above 0"),
+        (("--samples", "0"), "--samples must be at least 1"),
         (("--output", "."), "output .: is a folder, a file is needed"),
         (("--prompt", "a", "--max_new_tokens", "40"), "exceeds the model's context of 32"),
     ],

@@ -189,9 +189,9 @@ WRONG_OPTIONS = [
     (("--scorers", "nobody:nothing"), "scorer nobody:nothing"),
     (("--resume_from_checkpoint", "last"), "--resume_from_checkpoint last"),
     (("--lerning_rate", 1), "unknown option --lerning_rate; did you mean --learning_rate"),
-    (("--eval_samples", 0), "--eval_samples must be at least 1, not 0"),
-    (("--eval_tokens", 0), "--eval_tokens must be at least 1, not 0"),
-    (("--eval_num_prompts", -1), "--eval_num_prompts must be at least 0, not -1"),
+    (("--eval_samples", 0), "--eval_samples must be at least 1, got 0"),
+    (("--eval_tokens", 0), "--eval_tokens must be at least 1, got 0"),
+    (("--eval_num_prompts", -1), "--eval_num_prompts must be at least 0, got -1"),
     (("--config", "nowhere.yaml"), "--config: there is no file nowhere.yaml"),
 ]
 
