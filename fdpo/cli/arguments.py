@@ -136,7 +136,13 @@ def _with_preset(
     for option, dependent in resets.items():
         if option in given:
             preset = {name: value for name, value in preset.items() if name not in dependent}
-    return to_environment({**preset, **given})
+    values = {**preset, **given}
+    for name, value in values.items():
+        try:
+            require_plain(value)
+        except ValueError as error:
+            raise ValueError(f"--{name}: {error}") from None
+    return to_environment(values)
 
 
 def resolved(*parsed: Any) -> dict[str, Any]:
@@ -201,8 +207,6 @@ class _Parser(HfArgumentParser):
             raise ValueError(f"unknown option {name}{self._suggestion(name, prefix='--')}")
         if unknown:
             raise ValueError(f"unexpected argument {unknown[0]!r}")
-        for name, value in vars(given).items():
-            _require_plain(value, f"--{name}")
         return vars(given)
 
     def read_file(self, path: str) -> dict[str, Any]:
@@ -344,10 +348,3 @@ def _json_object(text: str, members: set[Any]) -> dict[str, Any] | str | None:
     raise ArgumentTypeError(
         f"""a JSON object like '{{"t": 0.3}}' is expected, found {shortened(repr(text))}"""
     )
-
-
-def _require_plain(value: Any, where: str) -> None:
-    try:
-        require_plain(value)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None

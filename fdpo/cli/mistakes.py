@@ -25,7 +25,7 @@ def fail(program: str, error: object) -> NoReturn:
         error = f"weights in a file *.safetensors are damaged: {error}"
     if isinstance(error, ImportError):
         error = _with_package(error)
-    message = " ".join(str(error).split())
+    message = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
     message = message if len(message) <= LONGEST else f"{message[:LONGEST]} …"
     print(f"{program}: error: {message}", file=sys.stderr)
     raise SystemExit(2)

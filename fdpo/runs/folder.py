@@ -28,6 +28,9 @@ NONFINITE = "diverged.txt"
 REPORT_ERRORS = "report_errors.txt"
 """The file of the errors of a report, which leave the run without a part of its metrics."""
 LOG = "log.jsonl"
+LONGEST_NAME = 240
+"""The longest name of a file or a folder, in bytes: file systems take 255, of which temporary files
+beside it need some."""
 
 PACKAGES = "fdpo torch transformers trl peft datasets accelerate diffusers".split()
 
@@ -144,6 +147,8 @@ def _require_path(path: str | Path, option: str) -> Path:
     text = str(path)
     if not text or "\0" in text:
         raise ValueError(f"--{option} {text!r}: is no path")
+    if any(len(os.fsencode(name)) > LONGEST_NAME for name in Path(text).parts):
+        raise ValueError(f"--{option} {text:.80}…: a name in it has more than {LONGEST_NAME} bytes")
     try:
         Path(text).exists()
         return Path(text)
