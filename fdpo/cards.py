@@ -6,6 +6,7 @@ checks and writes the front matter.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,10 @@ TEMPLATE = """\
 # {{ title }}
 
 {{ body }}"""
+
+_PLAIN = re.compile(r"(?!.*(://|www\.))[\w ./,:;()'%+=±·-]*")
+"""Texts in which Markdown and HTML have nothing to render."""
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 CITATION = """\
 @inproceedings{wang2024beyond,
@@ -80,8 +85,33 @@ def _rendered(card: Any, metadata: Any, title: str, body: str) -> str:
 
 
 def markdown_table(rows: Mapping[str, object]) -> str:
-    """Returns names and values as a Markdown table of two columns without a heading."""
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {rows[name]} |" for name in rows)])
+    """Returns names and values as a Markdown table of two columns without a heading.
+
+    They are shown as they are: a text that Markdown or HTML would render is set as code.
+    """
+    cells = ((_cell(name), _cell(value)) for name, value in rows.items())
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in cells)])
+
+
+def code_span(text: str) -> str:
+    """Returns a text in one line as inline code of Markdown, of which no viewer renders anything.
+
+    The fence is longer than any in the text. Control characters, which could also move a terminal's
+    cursor or turn the text's direction, are replaced.
+
+    Example:
+        >>> print(code_span("<b>two``\\nlines"))
+        ```<b>two`` lines```
+    """
+    line = _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    space = " " if not line or line[0] == "`" or line[-1] == "`" else ""
+    return f"{fence}{space}{line}{space}{fence}"
+
+
+def _cell(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if _PLAIN.fullmatch(text) else code_span(text).replace("|", r"\|")
 
 
 def loss_section(
@@ -96,8 +126,8 @@ def loss_section(
         more: Further rows of the table.
     """
     rows = {
-        "divergence": f"`{divergence}`",
-        "preference loss of the margin": f"`{preference}`",
+        "divergence": divergence,
+        "preference loss of the margin": preference,
         "β": f"{config.beta:g}",
         "curvature matching": "on" if config.match_curvature else "off",
         "linear tail τ": "off" if config.tail is None else f"{config.tail:g}",

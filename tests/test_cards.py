@@ -53,8 +53,8 @@ def test_loss_section_states_every_option(tail: float | None, text: str) -> None
     )
     section = loss_section(config, *config.resolve(), {"data": "pairs of foxes"})
     for row in (
-        "| divergence | `alpha(0.3)` |",
-        "| preference loss of the margin | `logistic` |",
+        "| divergence | alpha(0.3) |",
+        "| preference loss of the margin | logistic |",
         "| β | 0.25 |",
         "| curvature matching | off |",
         f"| linear tail τ | {text} |",

@@ -35,6 +35,7 @@ WARNED = (
     (".*gradient_checkpointing", FutureWarning),  # TRL sets it under its former name
     (".*fan_in_fan_out is set to", UserWarning),  # PEFT corrects it itself
     (".*are left out: their prompts fill", UserWarning),  # programs count them themselves
+    ("Image size .* exceeds limit of", Warning),  # decode_image has a limit of its own
     (".*keep_end.* truncation mode", FutureWarning),  # our own collator has it
 )
 """Warnings that are ignored: a regular expression and the category."""

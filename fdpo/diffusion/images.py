@@ -5,6 +5,8 @@ An image is a tensor with shape (C, H, W) and values in :math:`[-1, 1]`.
 
 from __future__ import annotations
 
+import os
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -16,6 +18,14 @@ from torch import Tensor
 from fdpo.diffusion.dataset import ImagePairs
 from fdpo.preferences.schema import read_pairs
 from fdpo.runs.files import is_readable, replacing
+from fdpo.runs.outside import note_outside
+
+MAX_PIXELS = 40_000_000
+"""The most pixels of an image by default. Decoding takes 4 to 8 bytes for each."""
+ROWS = 256  # rows of an image that are laid on white at a time
+LIMIT = "FDPO_MAX_PIXELS"
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""The formats that are read. Pillow would hand others to programs, such as EPS to Ghostscript."""
 
 Shape = tuple[int, int, int]
 """The (channels, height, width) of an image."""
@@ -26,27 +36,55 @@ def to_signed(values: Tensor) -> Tensor:
     return 2 * values - 1
 
 
+def max_pixels() -> int:
+    """Returns the most pixels of an image: ``FDPO_MAX_PIXELS``, by default :data:`MAX_PIXELS`."""
+    text = os.environ.get(LIMIT, str(MAX_PIXELS))
+    if not (text.isdecimal() and len(text) <= 18 and int(text)):
+        raise ValueError(f"{LIMIT} must be a number of pixels, got {text!r:.40}")
+    return int(text)
+
+
+@cache
+def _readable() -> list[str]:
+    """Returns the formats of :data:`FORMATS` that this Pillow reads."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def decode_image(data: bytes, where: str) -> Image.Image:
     """Decodes an image file to upright RGB, as an image viewer shows it.
 
     EXIF orientation is applied, transparency is laid on white, and grey (8, 16 or 32 bits, or
-    floating point) becomes RGB.
+    floating point) becomes RGB. Of an animation it is the first image. The number of pixels is
+    checked before any is decoded, and only the formats of :data:`FORMATS` are read.
 
     Arguments:
         data: The bytes of the file.
         where: The name of the image in errors.
 
     Raises:
-        ValueError: If the file is not an image or is truncated.
+        ValueError: If the file is not an image, is truncated or has too many pixels.
     """
+    limit = max_pixels()
+    if Image.MAX_IMAGE_PIXELS is not None and Image.MAX_IMAGE_PIXELS < limit:
+        Image.MAX_IMAGE_PIXELS = limit  # Pillow's own limit, which is raised with ours only
     try:
-        with Image.open(BytesIO(data)) as image:
+        with Image.open(BytesIO(data), formats=_readable()) as image:
+            if (pixels := image.width * image.height) > limit:
+                raise Image.DecompressionBombError(f"{pixels:,} pixels")
             image.load()
             scale = 65535 if image.format in ("PNG", "PPM") else None
-            return _rgb(ImageOps.exif_transpose(image), scale)
+            ImageOps.exif_transpose(image, in_place=True)
+            return _rgb(image, scale)
     except UnidentifiedImageError as error:
-        raise ValueError(f"{where}: not an image ({len(data):,} bytes)") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = f"not an image ({len(data):,} bytes)"
+        raise ValueError(f"{where}: {reason}, or none of {', '.join(FORMATS)}") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{where}: {error}: more than {limit:,} pixels, which a small file may claim to have; "
+            f"the environment variable {LIMIT} raises this limit"
+        ) from error
+    except Exception as error:  # Pillow's readers fail as a broken file leads them to
         raise ValueError(f"{where}: cannot be read as an image ({error})") from error
 
 
@@ -58,14 +96,25 @@ def _rgb(image: Image.Image, scale: int | None) -> Image.Image:
         values = np.asarray(image)
         image = _grey(values, scale or _white(values, image.mode))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(background, image)
-    return image.convert("RGB")
+        return _on_white(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Lays an image on white, some rows at a time: all at once would take 16 bytes a pixel."""
+    laid = Image.new("RGB", image.size)
+    for top in range(0, image.height, ROWS):
+        part = image.crop((0, top, image.width, min(top + ROWS, image.height))).convert("RGBA")
+        white = Image.new("RGBA", part.size, "white")
+        laid.paste(Image.alpha_composite(white, part).convert("RGB"), (0, top))
+    return laid
 
 
 def _grey(values: np.ndarray, white: float) -> Image.Image:
-    return Image.fromarray((values / (white / 255)).round().astype(np.uint8))
+    grey = np.empty(values.shape, np.uint8)
+    for row, given in zip(grey, values, strict=True):  # all at once would take 16 bytes a pixel
+        row[:] = np.rint(given / (white / 255))
+    return Image.fromarray(grey)
 
 
 def _white(values: np.ndarray, mode: str) -> int:
@@ -95,7 +144,7 @@ def read_image(path: str | Path, shape: Shape) -> Tensor:
         data = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read as an image ({error})") from error
     image = decode_image(data, str(path))
     if image.size != (width, height):
@@ -143,6 +192,7 @@ def read_pair_folder(folder: str | Path, shape: Shape, split: str = "train") -> 
     file = folder / f"{split}.jsonl"
     path_pairs = _pairs_from_rows(file) if file.exists() else _pairs_by_name(folder)
     paths = sorted({path for pair in path_pairs for path in pair})
+    note_outside(paths, folder)
     index = {path: number for number, path in enumerate(paths)}
     images = torch.stack([read_image(folder / path, shape) for path in paths])
     return ImagePairs(images, [(index[chosen], index[rejected]) for chosen, rejected in path_pairs])

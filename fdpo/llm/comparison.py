@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fdpo.cards import code_span
 from fdpo.estimators.estimate import Estimate, flat
 
 
@@ -51,21 +52,17 @@ class Comparison:
         return "\n".join([*lines, *warnings])
 
     def samples(self, count: int = 8) -> str:
-        """Returns the first prompts with both completions, as Markdown."""
+        """Returns the first prompts with both completions, as Markdown that renders no text."""
         first = [row for row in self.rows if row["sample"] == 0 and row["opening"] < count]
         both = (
             [row for row in first if row["model"] == model] for model in ("reference", "policy")
         )
         return "\n".join(
-            f"**{_inline(before['prompt'])}** …\n\n- before: {_inline(before['completion'])}\n"
-            f"- after: {_inline(after['completion'])}\n"
+            f"{code_span(before['prompt'])} …\n\n- before: {code_span(before['completion'])}\n"
+            f"- after: {code_span(after['completion'])}\n"
             for before, after in zip(*both, strict=True)
         )
 
 
 def _text(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} ± {estimate.error:.3f}"
-
-
-def _inline(text: str) -> str:
-    return " ".join(text.split())

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from fdpo.runs.outside import note_outside
+
 HIDDEN = [".*", "*/.*"]
 """Files that are being written, and what killed writers left (:mod:`fdpo.runs.files`)."""
 
@@ -34,7 +36,10 @@ def upload(
         The address of the commit.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import filter_repo_objects
 
+    files = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    note_outside(filter_repo_objects(files, allow_patterns=list(patterns)), folder)
     HfApi().create_repo(hub_id, repo_type=kind, exist_ok=True)
     return str(
         HfApi().upload_folder(

@@ -13,7 +13,7 @@ from fdpo.diffusion import models
 from fdpo.diffusion.config import SCHEDULES, DiffusionConfig
 
 WRONG = [
-    ({"kappa": 0.0}, "--kappa must be, got 0"),
+    ({"kappa": 0.0}, "--kappa must be a finite number above 0, got 0"),
     ({"kappa": -1.0}, "--kappa must be"),
     ({"kappa": 1.0, "true_weight": True}, "--kappa has no effect with --true_weight"),
     ({"beta": 0.0}, "--beta must be a finite number above 0"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fdpo import runs
-from fdpo.cards import loss_section, model_card
+from fdpo.cards import code_span, loss_section, model_card
 from fdpo.diffusion.text_to_image.config import StableDiffusionConfig
 from fdpo.diffusion.text_to_image.pipeline import LORA
 
@@ -35,7 +35,7 @@ def write_card(
     divergence, preference = config.resolve()
     sheet = f"\n![base beside policy]({images})\n" if images else ""
     body = f"""
-`{base}` trained on preference pairs. The terms of that model and of the data apply to it.
+{code_span(base)} trained on preference pairs. The terms of that model and of the data apply to it.
 {sheet}
 ```python
 from diffusers import DiffusionPipeline
