@@ -30,7 +30,13 @@ from fdpo.cli.help import help_text
 from fdpo.cli.mistakes import usage_errors as usage_errors
 from fdpo.cli.presets import NODE_NAMES, NULL, yaml_entries
 from fdpo.cli.presets import find_preset as find_preset  # its place in version 0.1
-from fdpo.cli.values import require_places, require_plain, require_range, shortened
+from fdpo.cli.values import (
+    require_places,
+    require_plain,
+    require_range,
+    require_trackers,
+    shortened,
+)
 from fdpo.runs.secrets import to_environment
 
 
@@ -233,6 +239,8 @@ class _Parser(HfArgumentParser):
             for field in option_fields(one):
                 if field.name in values:
                     require_range(one, field.name, values[field.name])
+                    if field.name == "report_to":
+                        require_trackers(one, values[field.name])
                 elif default_value(field) is MISSING:
                     raise ValueError(f"--{field.name} is needed")
         require_places(values)

@@ -182,6 +182,21 @@ def require_plain(value: Any, depth: int = 1) -> None:
             require_plain(member, depth + 1)
 
 
+def require_trackers(kind: type, given: str | list[str] | None) -> None:
+    """Raises ``ValueError`` unless the library below a dataclass knows the trackers."""
+    names = given.split(",") if isinstance(given, str) else given or []
+    if set(names) <= {"none"}:
+        return  # the libraries take seconds to import
+    known: Any
+    if any(base.__module__.startswith("transformers.") for base in kind.__mro__):
+        from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK as known
+    else:
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS as known
+    allowed = ["none", "all", *map(str, known)]
+    if wrong := [name for name in names if name not in allowed]:
+        raise ValueError(f"--report_to {shortened(wrong[0])}: choose from {', '.join(allowed)}")
+
+
 def require_places(options: Mapping[str, Any]) -> None:
     """Raises ``ValueError`` for folders and files to write to that cannot be made."""
     for name in ("output_dir", "export"):

@@ -1,6 +1,9 @@
 """Image files and folders of image pairs, and errors in them."""
 
 import json
+import tracemalloc
+import warnings
+import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -177,3 +180,82 @@ def test_a_folder_is_read_as_a_viewer_shows_it(tmp_path: Path) -> None:
     halves(28, 14).convert("L").save(tmp_path / "turned.jpg", exif=exif, quality=95)
     turned = read_image(tmp_path / "turned.jpg", (1, 28, 14))
     assert turned[:, :12].min() > 0.9 and turned[:, 16:].max() < -0.9
+
+
+def png(width: int, height: int, *, text: bytes = b"", rows: bytes = b"\0") -> bytes:
+    """A PNG file that claims a size, with a text chunk that is packed, and packed rows."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(kind + data).to_bytes(4)
+        return len(data).to_bytes(4) + kind + data + checksum
+
+    size = width.to_bytes(4) + height.to_bytes(4)
+    packed = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(text)) if text else b""
+    chunks = [chunk(b"IHDR", size + b"\x08\x02\0\0\0"), packed, chunk(b"IDAT", zlib.compress(rows))]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n"
+HOSTILE = {
+    "too large": (png(13_000, 13_000), "169,000,000 pixels: more than 40,000,000 .*FDPO_MAX_PIX"),
+    "far too large": (png(2**31 - 1, 2**31 - 1), "more than 40,000,000 pixels.*FDPO_MAX_PIXELS"),
+    "a packed text": (png(2, 2, text=b"a" * 2**27), "cannot be read as an image .*Decompress"),
+    "no pixels": (png(0, 4), "image"),
+    "no rows": (png(4, 4), "cannot be read as an image"),
+    "a program": (POSTSCRIPT, "not an image .* none of PNG, JPEG"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_images_are_refused_before_they_are_decoded(name: str) -> None:
+    data, message = HOSTILE[name]
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=f"row 7, jpg_1: .*{message}"):
+        decode_image(data, "row 7, jpg_1")
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+def test_the_limit_of_pixels_can_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = encoded(halves(64, 64))
+    monkeypatch.setenv("FDPO_MAX_PIXELS", "4095")
+    with pytest.raises(ValueError, match="a: 4,096 pixels: more than 4,095"):
+        decode_image(image, "a")
+    monkeypatch.setenv("FDPO_MAX_PIXELS", "4096")
+    assert decode_image(image, "a").size == (64, 64)
+    for wrong in ("", "0", "-1", "many", "1e9", "9" * 30):
+        monkeypatch.setenv("FDPO_MAX_PIXELS", wrong)
+        with pytest.raises(ValueError, match="FDPO_MAX_PIXELS must be a number of pixels"):
+            decode_image(image, "a")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)  # Pillow's own limit follows
+    monkeypatch.setenv("FDPO_MAX_PIXELS", str(10**9))
+    assert decode_image(encoded(halves(100, 100)), "a").size == (100, 100)
+
+
+def test_of_an_animation_the_first_image_is_read() -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    for form in ("GIF", "PNG", "WEBP"):
+        moving = encoded(frames[0], form, save_all=True, append_images=frames[1:], lossless=True)
+        assert decode_image(moving, "a").getpixel((1, 1)) == (255, 0, 0)
+
+
+def test_images_outside_the_folder_are_named_in_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    for path in (tmp_path / "a.png", tmp_path / "b.png", folder / "c.png"):
+        Image.new("L", (28, 28)).save(path)
+    (folder / "link.png").symlink_to(tmp_path / "b.png")
+    rows = [("c.png", str(tmp_path / "a.png")), ("link.png", "../b.png"), ("c.png", "../b.png")]
+    lines = [json.dumps({"prompt": "", "chosen": a, "rejected": b}) for a, b in rows]
+    (folder / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.warns(UserWarning) as warned:
+        read_pair_folder(folder, SHAPE)
+    [line] = {str(one.message) for one in warned if "outside" in str(one.message)}
+    assert line.startswith(f"outside {folder}, to be read as its data: ")
+    assert line.endswith(" and 2 more")
+    (folder / "train.jsonl").write_text(
+        json.dumps({"prompt": "", "chosen": "c.png", "rejected": "./c.png"}), encoding="utf-8"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_pair_folder(folder, SHAPE)

@@ -58,6 +58,7 @@ def complaint(
     program: Program, words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> str:
     """Returns what is wrong about the answer to a wrong input, "" if nothing is."""
+    monkeypatch.setattr(program.module, "quiet_libraries", lambda: None)
     monkeypatch.setattr(sys, "argv", ["program", *NEEDED.get(program.name, ()), *words])
     status: Any = None
     with warnings.catch_warnings():

@@ -182,6 +182,8 @@ def draw(program: Program, seed: int, places: Sequence[str]) -> list[WrongInput]
                 values += _unwritable_text(randomness)
             if field.name in ("output_dir", "export", "output"):
                 values += places
+            if field.name in ("report_to", "dtype"):
+                values += ["".join(randomness.choices("bcdfghjklm", k=8))]
             found += [WrongInput((f"--{field.name}={v}",), field.name) for v in values]
     for text, option in EXCLUDED.get(program.name, ()):
         share, count = round(randomness.uniform(0.2, 0.8), 3), randomness.randint(5, 99)

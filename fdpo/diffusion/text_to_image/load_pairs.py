@@ -151,19 +151,12 @@ def _pairs_of_files(
     numbers: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
         for path in row.get("completions") or (row["chosen"], row["rejected"]):
-            if not _is_file(file.parent, path):
-                raise ValueError(f"{file}, row {number}: {path!r:.200}: no such file")
+            if not isinstance(path, str) or not (file.parent / path).is_file():
+                raise ValueError(f"{file}, row {number}: {path}: no such file")
             numbers.setdefault(path, number)
     note_outside(numbers, file.parent)
     files = FileRows(pairs, file.parent, str(file), numbers)
     return CaptionedPairs(files, [(row, 0) for row in range(len(pairs))]), counts
-
-
-def _is_file(folder: Path, path: Any) -> bool:
-    try:
-        return isinstance(path, str) and (folder / path).is_file()
-    except (OSError, ValueError):  # no path at all
-        return False
 
 
 def _with_prompt(row: Any, where: str) -> dict[str, Any]:

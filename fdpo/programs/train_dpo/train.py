@@ -233,6 +233,7 @@ def set_up(
 
     scorers = [get_scorer(name) for name in args.scorers]  # a wrong name fails before all else
     source = model_source(training, model)
+    source.config()  # so does a wrong model, before its data are made
     data, counts = load_pairs(args, source)
     trainer = make_trainer(args, training, model, source, data)
     prompts, lines = select_prompts(args, data, trainer)
