@@ -1,5 +1,6 @@
 """Model cards and dataset cards: front matter that the hub and `datasets` read."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fdpo.cards import dataset_card, loss_section, markdown_table, model_card
+from fdpo.cards import code_span, dataset_card, loss_section, markdown_table, model_card
 from fdpo.losses.config import LossConfig
 from fdpo.preferences.dataset import _card
 
@@ -44,6 +45,34 @@ def test_dataset_card() -> None:
 
 def test_table() -> None:
     assert markdown_table({"a": 1, "b": "x"}) == "| | |\n|---|---|\n| a | 1 |\n| b | x |"
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "![x](https://example.org/x.png)",
+    "a `b` ``c`` <img src=x onerror=y>",
+    "`",
+    "``` \n# heading\n- item",
+    "a | b",
+    "https://example.org www.example.org",
+    "**bold** _x_ [link](javascript:a) &lt;",
+    "\x1b[2J\u202eabc\ud800",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_data_is_not_rendered(text: str) -> None:
+    """A span of code ends at a fence of its own length only, and nothing in it is rendered."""
+    span = code_span(text)
+    fence = span[: len(span) - len(span.lstrip("`"))]
+    inside = span[len(fence) : -len(fence)]
+    assert span.endswith(fence) and "\n" not in span and inside
+    assert len(fence) not in map(len, re.findall("`+", inside))
+    assert not re.search("[\x00-\x1f\u202e\ud800]", span)
+    row = markdown_table({text: text}).splitlines()[2]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 3
+    assert not text or row.startswith("| `")
 
 
 @pytest.mark.parametrize(("tail", "text"), [(None, "off"), (2.0, "2")])
