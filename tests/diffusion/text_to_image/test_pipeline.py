@@ -93,3 +93,25 @@ def test_the_base_of_a_run_is_in_its_record(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ValueError, match=f"{folder}: no run.json names the pipeline"):
             base_model(folder)
+
+
+def test_a_pipeline_imports_no_module_that_its_files_name(
+    pipelines: Pipelines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(pipelines("sd-e"), tmp_path / "model")
+    planted = "open('ran', 'a').close()\nclass UNet2DConditionModel: pass\n"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for place in (tmp_path, tmp_path / "model", tmp_path / "model/unet"):
+        (place / "planted.py").write_text(planted, encoding="utf-8")
+    file = tmp_path / "model/model_index.json"
+    index = json.loads(file.read_text())
+    for part in ("unet", "scheduler", "vae", "tokenizer"):
+        for module in ("planted", "os"):
+            file.write_text(json.dumps({**index, part: [module, "UNet2DConditionModel"]}))
+            with pytest.raises(ValueError, match="model model: "):
+                load_pipeline("model")
+    file.write_text(json.dumps({**index, "_class_name": ["planted", "StableDiffusionPipeline"]}))
+    with pytest.raises(ValueError, match="model model: is a"):
+        load_pipeline("model")
+    assert not (tmp_path / "ran").exists()
