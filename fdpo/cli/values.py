@@ -187,11 +187,14 @@ def require_trackers(kind: type, given: str | list[str] | None) -> None:
     names = given.split(",") if isinstance(given, str) else given or []
     if set(names) <= {"none"}:
         return  # the libraries take seconds to import
-    known: Any
     if any(base.__module__.startswith("transformers.") for base in kind.__mro__):
-        from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK as known
+        from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+        known = list(INTEGRATION_TO_CALLBACK)
     else:
-        from accelerate.tracking import LOGGER_TYPE_TO_CLASS as known
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        known = list(LOGGER_TYPE_TO_CLASS)
     allowed = ["none", "all", *map(str, known)]
     if wrong := [name for name in names if name not in allowed]:
         raise ValueError(f"--report_to {shortened(wrong[0])}: choose from {', '.join(allowed)}")

@@ -55,11 +55,11 @@ def test_hostile_presets(
     text, message = PRESETS[name]
     monkeypatch.chdir(tmp_path)
     Path("a.yaml").write_text(text, encoding="utf-8")
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(SystemExit) as exit_:
         arguments.parse([Options], ["--config", "a.yaml"], program="train.py")
     [line] = capsys.readouterr().err.splitlines()
-    assert exit_.value.code == 2 and time.monotonic() - started < 5
+    assert exit_.value.code == 2 and time.process_time() - started < 5
     with pytest.raises(ValueError, match=message):
         raise ValueError(line)
 
@@ -88,7 +88,13 @@ def test_ranges() -> None:
 def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "locked").mkdir(mode=0o500)
-    wrong = ["", "a\0b", tmp_path / "file", tmp_path / "file/in/it", tmp_path / "new" / ("a" * 300)]
+    wrong: list[str | Path] = [
+        "",
+        "a\0b",
+        tmp_path / "file",
+        tmp_path / "file/in/it",
+        tmp_path / "new" / ("a" * 300),
+    ]
     if os.access(tmp_path / "locked", os.W_OK):  # as root, who may write anywhere
         (tmp_path / "locked").rmdir()
     else:

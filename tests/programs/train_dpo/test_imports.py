@@ -119,7 +119,7 @@ def test_a_record_does_not_trust_code(
 def test_an_adapter_imports_nothing(here: Path, tiny_model: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
-    policy = get_peft_model(ModelSource(str(tiny_model)).model(), LoraConfig(r=1))  # type: ignore[arg-type]
+    policy = get_peft_model(ModelSource(str(tiny_model)).model(), LoraConfig(r=1))
     policy.save_pretrained(here / "adapter")
     libraries = {"base_model_class": "f", "parent_library": "planted"}
     change(
