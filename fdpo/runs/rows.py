@@ -102,10 +102,18 @@ def _csv_rows(file: Iterable[str], path: Path) -> list[dict[str, Any]]:
 
 def _json(line: str, where: str) -> Any:
     try:
-        return json.loads(line)
+        value = json.loads(line)
+        if "\\ud" in line.lower():  # escapes that write half a character, unless two form a pair
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("unicode_escape").decode()
+        raise ValueError(f"{where}: {half} is a lone surrogate, half a character") from error
     except json.JSONDecodeError as error:
         fault = f"{error.msg} at column {error.colno}" if line.strip() else "an empty line"
         raise ValueError(f"{where}: not JSON ({fault})") from error
+    except (ValueError, RecursionError) as error:  # an integer too long, values nested too deeply
+        raise ValueError(f"{where}: not JSON that can be read ({error})") from error
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
