@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from fdpo.diffusion.dataset import ImagePairs
-from fdpo.preferences.schema import read_pairs
+from fdpo.preferences.schema import get_path, read_pairs
 from fdpo.runs.files import is_readable, replacing
 from fdpo.runs.outside import note_outside
 
@@ -199,11 +199,13 @@ def read_pair_folder(folder: str | Path, shape: Shape, split: str = "train") -> 
 
 
 def _pairs_from_rows(file: Path) -> list[tuple[str, str]]:
-    pairs = [(pair.chosen, pair.rejected) for pair in read_pairs(file)]
-    for row, sides in enumerate(pairs, 1):
-        if not all(isinstance(side, str) for side in sides):
-            raise ValueError(f"{file}, row {row}: chosen and rejected must be paths of images")
-    return pairs  # type: ignore[return-value]
+    return [
+        (
+            get_path(pair.chosen, f"{file}, row {n}: chosen"),
+            get_path(pair.rejected, f"{file}, row {n}: rejected"),
+        )
+        for n, pair in enumerate(read_pairs(file), 1)
+    ]
 
 
 def _pairs_by_name(folder: Path) -> list[tuple[str, str]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -154,6 +156,7 @@ def _answers_only(pair: Pair) -> bool:
 
 
 def _group(row: Mapping[str, Any], where: str) -> Group:
+    require_columns(row, (), where)
     slic = "answers" in row and "completions" not in row
     texts, values = ("answers", "rm_scores") if slic else ("completions", "scores")
     require_columns(row, ("prompt", texts, values), where)
@@ -161,7 +164,7 @@ def _group(row: Mapping[str, Any], where: str) -> Group:
     if not isinstance(row["prompt"], str):
         raise ValueError(f"{where}: prompt must be a text, not {type_name(row['prompt'])}")
     completions = get_list(row, texts, str, where)
-    scores = [float(score) for score in get_list(row, values, (int, float), where)]
+    scores = get_list(row, values, (int, float), where)
     truncated = [False] * len(completions)
     if row.get("truncated") is not None:
         truncated = get_list(row, "truncated", bool, where)
@@ -172,9 +175,7 @@ def _group(row: Mapping[str, Any], where: str) -> Group:
         )
     if len(completions) < 2:
         raise ValueError(f"{where}: {len(completions)} {texts}; a group needs at least two")
-    for i, score in enumerate(scores):
-        if not math.isfinite(score):
-            raise ValueError(f"{where}: {values}[{i}] is {score}, not a finite number")
+    scores = [get_finite(score, f"{where}: {values}[{i}]") for i, score in enumerate(scores)]
     tokens = None if slic else _group_tokens(row, where)
     group = Group(str(row["prompt"]), completions, scores, truncated, token_ids=tokens)
     group = _without_prompt(group) if slic else group
@@ -320,9 +321,18 @@ def get_optional(row: Mapping[str, Any], name: str, kind: Any, where: str) -> An
     value = row.get(name)
     if value is not None and not _is(value, kind):
         raise ValueError(f"{where}: {name} must be {_KINDS[kind]}, not {type_name(value)}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where}: {name} is {value}, not a finite number")
+    if kind == (int, float) and value is not None:
+        get_finite(value, f"{where}: {name}")
     return value
+
+
+def get_finite(value: float, where: str) -> float:
+    """Returns a number as a float, or raises `ValueError` if it is not finite or too large."""
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise ValueError(f"{where} is an integer of {value.bit_length():,} bits, too large")
+    if not math.isfinite(value):
+        raise ValueError(f"{where} is {value}, not a finite number")
+    return float(value)
 
 
 def get_list(row: Mapping[str, Any], name: str, kind: Any, where: str) -> list[Any]:
@@ -334,6 +344,14 @@ def get_list(row: Mapping[str, Any], name: str, kind: Any, where: str) -> list[A
         if not _is(value, kind):
             raise ValueError(f"{where}: {name}[{i}] must be {_KINDS[kind]}, not {type_name(value)}")
     return values
+
+
+def get_path(value: Any, where: str) -> str:
+    """Returns the path of an image, after checking that it is one that a file can have."""
+    if not isinstance(value, str) or not value or re.search(r"[\x00-\x1f\x7f]", value):
+        found = repr(value)[:60] if isinstance(value, str) else type_name(value)
+        raise ValueError(f"{where} must be the path of an image, not {found}")
+    return value
 
 
 def type_name(value: Any) -> str:

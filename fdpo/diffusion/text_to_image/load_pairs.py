@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from fdpo.diffusion.text_to_image.pairs import CaptionedPairs, FileRows, TableRows
 from fdpo.preferences.pairs import PairingConfig
-from fdpo.preferences.schema import preferences_from_rows, require_columns, type_name
+from fdpo.preferences.schema import get_path, preferences_from_rows, require_columns, type_name
 from fdpo.runs.hub import is_hub_id
 from fdpo.runs.outside import note_outside
 from fdpo.runs.rows import read_rows
@@ -151,8 +152,9 @@ def _pairs_of_files(
     numbers: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
         for path in row.get("completions") or (row["chosen"], row["rejected"]):
-            if not isinstance(path, str) or not (file.parent / path).is_file():
-                raise ValueError(f"{file}, row {number}: {path}: no such file")
+            path = get_path(path, f"{file}, row {number}: an image")
+            if not os.path.isfile(file.parent / path):  # Path.is_file raises for too long a name
+                raise ValueError(f"{file}, row {number}: {path[-200:]}: no such file")
             numbers.setdefault(path, number)
     note_outside(numbers, file.parent)
     files = FileRows(pairs, file.parent, str(file), numbers)
