@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def load_preferences(
 def _load(name: str, config: str | None) -> DatasetDict:
     if not Path(name).is_dir() and not is_hub_id(name):
         raise ValueError(f"--dataset {name}: no such file or folder, and no hub id (owner/name)")
+    _require_rows(Path(name))
     # datasets caches a folder under its path, whose content may have changed
     mode = "force_redownload" if Path(name).is_dir() else None
     try:
@@ -79,6 +81,14 @@ def _load(name: str, config: str | None) -> DatasetDict:
     except DatasetBuildError as error:
         reason = _first_line(error.__cause__ or error)
         raise ValueError(f"--dataset {name}: cannot be read ({reason})") from error
+
+
+def _require_rows(folder: Path) -> None:
+    """Raises `ValueError` for a JSON file whose first row is null, which crashes Arrow's reader."""
+    for file in sorted(folder.rglob("*.json*")) if folder.is_dir() else ():
+        with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as rows:
+            if rows.read(64).split()[:1] == [b"null"]:
+                raise ValueError(f"{file}, row 1: must hold named columns, not null")
 
 
 def _first_line(error: BaseException) -> str:
