@@ -63,7 +63,7 @@ def as_pairs(data: Any, source: str, pairing: PairingConfig | None = None) -> An
 
 
 def _with_prompts(data: Dataset, source: str) -> Dataset:
-    names = [name for name, feature in data.features.items() if _holds_text(name, feature)]
+    names = [name for name, feature in data.features.items() if _is_read(name, feature)]
     rows = data.select_columns(names).to_list()
     results = explicit_rows(rows, source)
     if results == rows:
@@ -81,10 +81,12 @@ def _with_prompts(data: Dataset, source: str) -> Dataset:
     return concatenate_datasets([others, columns], axis=1) if others.column_names else columns
 
 
-def _holds_text(name: str, feature: Any) -> bool:
-    """Returns whether a column can be of texts or messages."""
+def _is_read(name: str, feature: Any) -> bool:
+    """Returns whether a column is read as text, or may be one under an unknown name."""
     if name in PARSED:
         return False
+    if canonical_names([name]) & {*TEXTS, "system"}:
+        return True  # also where it holds none: an error says so
     if isinstance(feature, (List, LargeList)):
         return isinstance(feature.feature, (dict, Json))
     texts = ("string", "large_string", "null")
