@@ -1,0 +1,290 @@
+"""Faults: kills, full disks, folders that cannot be written, damaged files, programs twice at once.
+
+Each is played on a stage (:mod:`tests.faults.process`) and returns where it hit. It raises
+:class:`Broken` if the program did not answer it as it should; that the end is the one of an
+uninterrupted run is checked afterwards, for all of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tests.faults.process import Stage
+
+HARMED = ("cut in half", "emptied", "removed", "garbage")
+
+
+class Broken(Exception):
+    """An answer to a fault that loses work or says too much."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """An uninterrupted run: its stage, when it began to change files, and how long it did."""
+
+    stage: Stage
+    loading: float
+    working: float
+    interrupted: Callable[[], Stage]
+
+
+class Fault(Protocol):
+    """A fault: its name in the table, and whether the program must reach its end in spite of it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def finishes(self) -> bool: ...
+
+    def play(self, stage: Stage, baseline: Baseline) -> str:
+        """Runs the program with the fault; returns where the fault hit."""
+        ...
+
+
+def require_brief(stage: Stage) -> None:
+    """Raises `Broken` if the output of the last process has a traceback."""
+    if "Traceback (most recent call last)" in stage.output():
+        raise Broken(f"a traceback: {stage.last_line()}")
+
+
+def require_status(stage: Stage, status: int, sent: int) -> None:
+    """Raises `Broken` unless a process ended as one should that got a signal, or had ended."""
+    expected = {0, 130} if sent == signal.SIGINT else {0, 130, -sent}
+    if status not in expected:
+        raise Broken(f"status {status} after {signal.Signals(sent).name}: {stage.last_line()}")
+    if sent != signal.SIGKILL:
+        require_brief(stage)
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A signal at a random moment.
+
+    Arguments:
+        signal: The signal.
+        moment: A share of the time from the first file to the end; below 0, of the time before.
+    """
+
+    signal: int
+    moment: float
+    finishes = False
+
+    @property
+    def name(self) -> str:
+        """The name in the table."""
+        return f"{signal.Signals(self.signal).name}, {'at work' if self.moment >= 0 else 'loading'}"
+
+    def play(self, stage: Stage, baseline: Baseline) -> str:
+        """Sends the signal, earlier where the run had ended before."""
+        moment = self.moment
+        for _ in range(4):
+            process = stage.start()
+            if moment < 0:
+                time.sleep(-moment * baseline.loading)
+            else:
+                while process.poll() is None and not stage.changes("work/"):
+                    time.sleep(0.02)
+                time.sleep(moment * baseline.working)
+            if process.poll() is None:
+                process.send_signal(self.signal)
+                require_status(stage, stage.end(process), self.signal)
+                return f"at {abs(moment):.0%}: {stage.phase()}"
+            shutil.rmtree(stage.root)
+            stage.__post_init__()
+            moment /= 2
+        raise Broken(f"always ended before the signal: {stage.last_line()}")
+
+
+@dataclass(frozen=True)
+class KillAt:
+    """A signal at a named point: ``event pattern n`` (:mod:`tests.faults.inject`)."""
+
+    signal: int
+    point: str
+    finishes = False
+
+    @property
+    def name(self) -> str:
+        """The name in the table."""
+        return f"{signal.Signals(self.signal).name} at a point"
+
+    def play(self, stage: Stage, baseline: Baseline) -> str:
+        """Runs the program up to the point."""
+        fault = {"FAULT_POINT": self.point, "FAULT_SIGNAL": str(self.signal)}
+        status = stage.end(stage.start(fault))
+        if not (stage.root / "fired").exists():
+            raise Broken(f"{self.point} is never reached: {stage.last_line()}")
+        if not stage.program.adopts:  # there the process of a run got it
+            require_status(stage, status, self.signal)
+        return f"{self.point}: {stage.phase()}"
+
+
+@dataclass(frozen=True)
+class FullDisk:
+    """A disk that takes no more: files up to a size only, or no file from the n-th on."""
+
+    size: int = 0
+    point: str = ""
+    finishes = False
+    name = "full disk"
+
+    def play(self, stage: Stage, baseline: Baseline) -> str:
+        """Runs the program, which may end with one line."""
+        fault = {"FAULT_FSIZE": str(self.size)}
+        if self.point:
+            fault = {"FAULT_POINT": self.point, "FAULT_ERRNO": str(errno.ENOSPC)}
+        status = stage.end(stage.start(fault))
+        return f"{self.point or f'files up to {self.size:,} bytes'}: status {status}"
+
+
+@dataclass(frozen=True)
+class NoCache:
+    """A cache that cannot be kept or read, as ``how`` says."""
+
+    how: str
+    finishes = True
+
+    @property
+    def name(self) -> str:
+        """The name in the table."""
+        return f"cache: {self.how}"
+
+    def play(self, stage: Stage, baseline: Baseline) -> str:
+        """Runs the program, which must end as if nothing were wrong, with a line that says so."""
+        fault = {}
+        cache, rest = stage.program.caches.split("/*")[0], "/*"
+        codes = {"read-only": errno.EROFS, "full disk": errno.ENOSPC}
+        if self.how == "no home":
+            fault["HOME"] = "/dev/null/home"
+        elif self.how == "a file in its place":
+            (stage.root / cache).parent.mkdir(parents=True, exist_ok=True)
+            (stage.root / cache).write_text("no folder")
+        elif self.how == "damaged":
+            return self._play_damaged(stage, baseline)
+        else:
+            event = "mkdir" if self.how == "read-only" else "save"
+            fault = {"FAULT_POINT": f"{event} {cache}{rest} 1", "FAULT_ERRNO": str(codes[self.how])}
+        status = stage.end(stage.start(fault))
+        (stage.root / cache).unlink(missing_ok=True) if self.how.startswith("a file") else None
+        self._require_end(stage, status)
+        return self.how
+
+    def _play_damaged(self, stage: Stage, baseline: Baseline) -> str:
+        root = baseline.stage.root
+        files = [path for path in root.glob(stage.program.caches + "*/*") if path.is_file()]
+        files = files or [p for p in root.glob(f"{stage.program.caches}/**/*") if p.is_file()]
+        if not files:
+            raise Broken("the uninterrupted run has no cache")
+        for number, file in enumerate(sorted(files)):
+            copy = stage.root / file.relative_to(root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy)
+            harm(copy, HARMED[number % len(HARMED)], random.Random(number))
+        self._require_end(stage, stage.end(stage.start()))
+        return f"{len(files)} files"
+
+    def _require_end(self, stage: Stage, status: int) -> None:
+        require_brief(stage)
+        if status:
+            raise Broken(f"the cache costs the run: status {status}: {stage.last_line()}")
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file of an interrupted run that is damaged.
+
+    Arguments:
+        file: The file, in the folder that the program works in.
+        how: One of :data:`HARMED`.
+    """
+
+    file: str
+    how: str
+    finishes = True
+
+    @property
+    def name(self) -> str:
+        """The name in the table."""
+        return f"file {self.how}"
+
+    def play(self, stage: Stage, baseline: Baseline) -> str:
+        """Damages the file and resumes: to the same end, or with a line that names the file."""
+        shutil.rmtree(stage.root)
+        shutil.copytree(baseline.interrupted().root, stage.root, symlinks=True)
+        (stage.root / "fired").unlink(missing_ok=True)
+        harm(stage.work / self.file, self.how, random.Random(self.file))
+        status = stage.resume()
+        require_brief(stage)
+        checkpoint = re.search(r"checkpoint-\d+", self.file)
+        named = checkpoint[0] if checkpoint else Path(self.file).name
+        if named not in stage.output():
+            raise Broken(f"status {status}, and no line names {named}: {stage.last_line()}")
+        if status and checkpoint:  # it says how: from the checkpoint before
+            status = stage.end(stage.start(None, "--resume_from_checkpoint", "checkpoint-2"))
+        if status:
+            raise Broken(f"status {status}: {stage.last_line()}")
+        return f"{self.file} {self.how}"
+
+
+@dataclass(frozen=True)
+class Twice:
+    """The same command while it is at work already."""
+
+    name = "twice at once"
+    finishes = True
+
+    def play(self, stage: Stage, baseline: Baseline) -> str:
+        """Starts the program twice: the second ends with one line, the first is not disturbed."""
+        first = stage.start()
+        while first.poll() is None and not stage.changes("work/"):
+            time.sleep(0.02)
+        second = stage.start()
+        later = stage.end(second)
+        require_brief(stage)
+        if status := stage.end(first):
+            raise Broken(f"the first ends with status {status}")
+        return f"the second ends with status {later}: {stage.last_line()}"
+
+
+@dataclass(frozen=True)
+class ClosedOutput:
+    """An output that nobody reads after its first line, as with ``| head -1``."""
+
+    name = "output closed"
+    finishes = False
+
+    def play(self, stage: Stage, baseline: Baseline) -> str:
+        """Reads a line and closes the pipe."""
+        process = stage.start(pipe=True)
+        assert process.stdout is not None
+        line = process.stdout.readline().decode(errors="replace").strip()
+        process.stdout.close()
+        status = stage.end(process)
+        require_brief(stage)
+        if not (stage.work / "run/run.json").exists() or status not in (0, 141, -13, 1, 120):
+            raise Broken(f"status {status}: {stage.last_line()}")
+        return f"after {line[:40]!r}: status {status}"
+
+
+def harm(path: Path, how: str, rng: random.Random) -> None:
+    """Damages a file."""
+    if how == "removed":
+        path.unlink()
+        return
+    data = path.read_bytes()
+    kept = {
+        "cut in half": data[: len(data) // 2],
+        "emptied": b"",
+        "garbage": rng.randbytes(len(data)),
+    }
+    path.write_bytes(kept[how])
