@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.faults.faults import Fault
+from tests.faults.faults import Baseline, Fault
 from tests.faults.programs import PROGRAMS
 from tests.faults.table import Results, markdown
-from tests.faults.trials import Bench, plan, select
+from tests.faults.trials import Bench, plan, play_all, select
 
 
 def parse() -> argparse.Namespace:
@@ -36,25 +35,19 @@ def main() -> None:
     args = parse()
     results = Results(args.output)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="fdpo-faults-"))
-    bench = Bench(folder)
 
-    def play(name: str, fault: Fault, number: int) -> None:
-        trial = bench.run(name, fault, number)
+    def planned(name: str, baseline: Baseline) -> list[Fault]:
+        return select(list(plan(name, baseline, args.kills, args.seed)), args.faults)
+
+    def done(name: str, fault: Fault) -> bool:
+        return (name, repr(fault)) in results
+
+    plans = dict.fromkeys(args.programs, planned)
+    for trial in play_all(Bench(folder), plans, args.jobs, done):
         results.add(trial)
         outcome = f"FAILED: {trial.failure}" if trial.failure else "survived"
-        print(f"{name}, {trial.fault} ({trial.where}): {outcome} [{trial.seconds} s]", flush=True)
-
-    with ThreadPoolExecutor(args.jobs) as pool:
-        futures = []
-        for name in args.programs:
-            faults = select(
-                list(plan(name, bench.baseline(name), args.kills, args.seed)), args.faults
-            )
-            missing = [fault for fault in faults if (name, repr(fault)) not in results]
-            futures += [pool.submit(play, name, fault, faults.index(fault)) for fault in missing]
-        for future in futures:
-            future.result()
-    print(f"\n{markdown(results.trials)}\n\nwhat failed is in {folder}")
+        print(f"{trial.program}, {trial.fault} ({trial.where}): {outcome}", flush=True)
+    print(f"\n{markdown(results.trials)}\n\ntrials that failed are in {folder}")
 
 
 if __name__ == "__main__":

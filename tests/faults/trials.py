@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Lock
 
@@ -30,6 +32,8 @@ from tests.faults.programs import PROGRAMS
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
 """The signals of random moments, in turn."""
+QUICKLY_DAMAGED = r"optimizer\.|random_states|\.safetensors$|trainer_state|\.png|parts/"
+"""The files of a checkpoint or a data set that a quick look damages, a few of them."""
 CACHELESS = ("no home", "read-only", "full disk", "a file in its place", "damaged")
 
 
@@ -172,6 +176,46 @@ def damages(name: str, baseline: Baseline, rng: random.Random) -> Iterator[Damag
             yield Damage(str(path.relative_to(work)), rng.choice(HARMED))
 
 
+def quick_plan(name: str, baseline: Baseline, seed: int = 0) -> Iterator[Fault]:
+    """Yields the faults of a program that matter most: two kills, its first points, damages."""
+    yield from random_kills(name, 2, seed)
+    program = PROGRAMS[name]
+    for point, sent in zip(program.points[:2], SIGNALS, strict=False):
+        yield KillAt(sent, point)
+    if program.caches:
+        yield NoCache("read-only")
+        yield NoCache("damaged")
+    found = [fault for fault in damages(name, baseline, random.Random(seed))]
+    chosen = [fault for fault in found if re.search(QUICKLY_DAMAGED, fault.file)]
+    for fault, how in zip(chosen, HARMED, strict=False):
+        yield replace(fault, how=how)
+
+
 def select(faults: Sequence[Fault], text: str) -> list[Fault]:
     """Returns the faults whose description holds a text."""
     return [fault for fault in faults if text in repr(fault)]
+
+
+def play_all(
+    bench: Bench,
+    plans: Mapping[str, Callable[[str, Baseline], Iterable[Fault]]],
+    jobs: int,
+    done: Callable[[str, Fault], bool] = lambda name, fault: False,
+) -> Iterator[Trial]:
+    """Plays the faults of programs, several at a time, and yields the trials as they end.
+
+    Arguments:
+        bench: The bench.
+        plans: The plan of each program by its name.
+        jobs: The trials at a time.
+        done: Whether a trial is not to be repeated.
+    """
+    with ThreadPoolExecutor(jobs) as pool:
+        baselines = dict(zip(plans, pool.map(bench.baseline, plans), strict=True))
+        trials = []
+        for name, plan_faults in plans.items():
+            for number, fault in enumerate(plan_faults(name, baselines[name])):
+                if not done(name, fault):
+                    trials.append(pool.submit(bench.run, name, fault, number))
+        for trial in as_completed(trials):
+            yield trial.result()
