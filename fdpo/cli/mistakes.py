@@ -9,6 +9,8 @@ from typing import NoReturn
 
 from safetensors import SafetensorError
 
+from fdpo.runs.notes import printable
+
 PACKAGES = {"PIL": "pillow", "cv2": "opencv-python", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 """module -> package to install, where the names differ by more than a hyphen."""
 
@@ -25,7 +27,7 @@ def fail(program: str, error: object) -> NoReturn:
         error = f"weights in a file *.safetensors are damaged: {error}"
     if isinstance(error, ImportError):
         error = _with_package(error)
-    message = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
+    message = printable(error)
     message = message if len(message) <= LONGEST else f"{message[:LONGEST]} …"
     print(f"{program}: error: {message}", file=sys.stderr)
     raise SystemExit(2)

@@ -12,6 +12,7 @@ from io import TextIOWrapper
 from tqdm import tqdm
 
 from fdpo.cli.terminal import exit_on_interrupt, outlast_terminal
+from fdpo.runs.notes import printable
 
 BAR_DELAY = 2.0
 """Seconds that a step takes before its progress bar appears."""
@@ -55,7 +56,7 @@ class DropMessages(logging.Filter):
 
 def one_line(message: Warning | str, *_: object, **__: object) -> str:
     """Formats a warning as its text in one line, without its place in the code."""
-    return " ".join(str(message).split()) + "\n"
+    return printable(message) + "\n"
 
 
 def use_utf8() -> None:

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import unicodedata
 import warnings
 
 from fdpo.runs.distributed import is_main_process
+
+
+def printable(message: object) -> str:
+    """Returns a message as one line that shows control characters and half characters as escapes.
+
+    Data name columns and files as they please, also so that a terminal would obey them.
+
+    Example:
+        >>> printable("no column \x1b[2J\n  text, café")
+        'no column \\x1b[2J text, café'
+    """
+    line = " ".join(str(message).split())
+    unsafe = {c for c in line if unicodedata.category(c) in ("Cc", "Cf", "Cs")}
+    return line.translate({ord(c): c.encode("unicode_escape").decode() for c in unsafe})
 
 
 def note(message: str) -> None:

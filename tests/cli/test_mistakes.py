@@ -20,6 +20,8 @@ def line_of(error: Exception, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_mistakes_of_the_user(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert line_of(ValueError("first\n  second"), capsys) == "first second"
+    hostile = ValueError("no column \x1b[2J\ud800\r\n\0\u202etext")
+    assert line_of(hostile, capsys) == r"no column \x1b[2J\ud800 \x00\u202etext"
     absent = FileNotFoundError(2, "No such file or directory", str(tmp_path / "absent"))
     assert line_of(absent, capsys) == f"{tmp_path / 'absent'}: No such file or directory"
     for bug in (KeyError("a bug keeps its traceback"), RuntimeError("so does this one")):
