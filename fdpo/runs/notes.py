@@ -9,7 +9,7 @@ from fdpo.runs.distributed import is_main_process
 
 
 def printable(message: object) -> str:
-    """Returns a message as one line that shows control characters and half characters as escapes.
+    r"""Returns a message as one line that shows control characters and half characters as escapes.
 
     Data name columns and files as they please, also so that a terminal would obey them.
 
