@@ -95,9 +95,7 @@ class Bench:
         stage = self.stage(name, "uninterrupted")
         begun = time.time()
         if status := stage.end(stage.start()):
-            raise RuntimeError(
-                f"{name} fails without a fault ({status}):\n{stage.output()[-3000:]}"
-            )
+            raise Broken(f"status {status} without a fault: {stage.last_line()}")
         first = stage.changes("work/")[0][0]
         parted: list[Stage] = []
 
@@ -211,11 +209,15 @@ def play_all(
         done: Whether a trial is not to be repeated.
     """
     with ThreadPoolExecutor(jobs) as pool:
-        baselines = dict(zip(plans, pool.map(bench.baseline, plans), strict=True))
+        uninterrupted = {name: pool.submit(bench.baseline, name) for name in plans}
         trials = []
         for name, plan_faults in plans.items():
-            for number, fault in enumerate(plan_faults(name, baselines[name])):
-                if not done(name, fault):
-                    trials.append(pool.submit(bench.run, name, fault, number))
+            try:
+                faults = enumerate(plan_faults(name, uninterrupted[name].result()))
+                missing = [(i, fault) for i, fault in faults if not done(name, fault)]
+            except (Broken, Hangs) as error:
+                yield Trial(name, "none", "none", "", str(error), 0.0)
+                continue
+            trials += [pool.submit(bench.run, name, fault, i) for i, fault in missing]
         for trial in as_completed(trials):
             yield trial.result()
