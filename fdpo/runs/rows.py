@@ -67,7 +67,7 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
 
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError) as error:  # damaged, or columns nested too deeply
         raise ValueError(f"{path}: not a Parquet file ({error})") from error
 
 
