@@ -72,6 +72,18 @@ def write_texts(folder: Path) -> None:
     write_jsonl(folder / "texts.jsonl", [{"text": f"{i}. {t}"} for i, t in enumerate(texts)])
 
 
+def write_model(folder: Path) -> None:
+    """Writes an untrained GPT-2 of two layers and its tokenizer."""
+    from fdpo.tasks import imdb
+    from tests.golden.text import groups
+
+    texts = ["".join([row["prompt"], *row["completions"]]) for row in groups()]
+    tokenizer = imdb.train_tokenizer(texts, vocab_size=400)
+    model = imdb.gpt2_from_scratch(tokenizer, width=32, layers=2, heads=2, context=128)
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+
+
 def write_pipeline(folder: Path) -> None:
     """Writes a tiny Stable Diffusion pipeline and four pairs of images."""
     from tests.golden.stable_diffusion import image, pipeline
@@ -160,6 +172,11 @@ PROGRAMS: dict[str, Program] = {
         largest=200,
     ),
     "train": TRAIN,
+    "train on own samples": Program(  # which dataset/main.py makes as its child
+        "train_dpo/train.py",
+        ("--model", "{setup}/model", "--max_steps", "2", "--eval_num_prompts", "0", *TRAINED[2:]),
+        write_model, LAST,
+    ),
     "images": IMAGES,
     "images, LoRA": Program(
         "diffusion/train.py", (*DIGITS, "--rank", "2", "--use_ema", "false"), lambda _: None, LAST,

@@ -28,7 +28,7 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Trial]]:
 @pytest.mark.parametrize("name", QUICK)
 def test_faults_are_survived(name: str, trials: dict[str, list[Trial]]) -> None:
     failed = [f"{t.fault} ({t.where}): {t.failure}" for t in trials[name] if t.failure]
-    assert len(trials[name]) >= 4 and not failed, "\n".join(failed)
+    assert len(trials[name]) >= 2 and not failed, "\n".join(failed)
 
 
 def test_the_seed_decides_the_kills() -> None:

@@ -150,8 +150,7 @@ def plan(name: str, baseline: Baseline, kills: int, seed: int) -> Iterator[Fault
     for how in CACHELESS if program.caches else ():
         yield NoCache(how)
     yield from damages(name, baseline, rng)
-    if not program.resume:
-        yield Twice()
+    yield Twice()
     yield ClosedOutput()
 
 
@@ -178,7 +177,8 @@ def quick_plan(name: str, baseline: Baseline, seed: int = 0) -> Iterator[Fault]:
     """Yields the faults of a program that matter most: two kills, its first point, two damages."""
     yield from random_kills(name, 2, seed)
     program, rng = PROGRAMS[name], random.Random(f"{seed} quick {name}")
-    yield KillAt(signal.SIGKILL, program.points[0])
+    for point in program.points[:1]:
+        yield KillAt(signal.SIGKILL, point)
     if program.caches:
         yield NoCache("damaged")
     found = [one for one in damages(name, baseline, rng) if re.search(QUICKLY_DAMAGED, one.file)]
