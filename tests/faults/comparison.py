@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
+from fdpo.runs.rows import read_rows
 from tests.golden.workplace import stable
 
 SHOWN = 4  # differences that are named
@@ -91,11 +91,8 @@ def _rows(one: Path, other: Path, roots: tuple[Path, Path]) -> str:
 
 
 def _table(one: Path, other: Path, _: Any) -> str:
-    tables = []
-    for path in (one, other):
-        with path.open(newline="", encoding="utf-8") as file:
-            tables.append([_plain(row, path) for row in csv.DictReader(file)])
-    return _values(tables[0], tables[1])
+    first, second = ([_plain(row, path) for row in read_rows(path)] for path in (one, other))
+    return _values(first, second)
 
 
 def _plain(value: Any, root: Path) -> Any:
@@ -136,6 +133,7 @@ COMPARED: dict[str, Callable[..., str]] = {
     ".json": _json,
     ".jsonl": _rows,
     ".csv": _table,
+    ".parquet": _table,
     ".md": _prose,
     ".txt": _prose,
     ".bin": _prose,
