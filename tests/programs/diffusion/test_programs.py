@@ -152,7 +152,7 @@ def test_scikit_learn_and_mnist_give_pairs(run: Run, data_dir: Path) -> None:
 
 
 WRONG = [
-    (("--target", 10), "--target must be in [0, 9], got 10"),
+    (("--target", 10), r"--target must be in \[0, 9\], got 10"),
     (("--kappa", 0), "--kappa must be a finite number above 0"),
     (("--beta", -1), "--beta must be a finite number above 0"),
     (("--loss", "kl"), "loss 'kl'; .* sigmoid"),
