@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fdpo.cli.pool import finished_runs
-from fdpo.losses.names import resolve_loss
+from fdpo.losses.names import is_plugin, resolve_loss
 from fdpo.plotting import method_name, parse_method
-from fdpo.runs import RECORD, read_json
+from fdpo.runs import RECORD, read_json, run_options
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,16 @@ class Run:
     @classmethod
     def from_folder(cls, folder: Path) -> Run:
         """Reads the method, the beta and the seed from a run folder."""
-        options = read_json(folder / RECORD)["options"]
+        options = run_options(folder)
+        if is_plugin(options["loss"]):
+            raise ValueError(f"{folder}: code of its own is not imported: {options['loss']}")
         method = method_name(options["loss"], options["alpha"])
         return cls(folder, method, options["beta"], options["seed"])
 
     @property
     def options(self) -> dict[str, Any]:
         """The resolved options of the run."""
-        return read_json(self.folder / RECORD)["options"]
+        return run_options(self.folder)
 
 
 def load_runs(sweep: str, betas: Sequence[float] = ()) -> list[Run]:
