@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -50,9 +51,7 @@ def test_a_run_repeats_bit_for_bit_with_the_cache_that_it_filled(tmp_path: Path)
         for _ in range(20):
             rows = torch.randint(0, 9, (4,), generator=generator).unique()
             keys = torch.stack([rows, -rows], 1)
-            values += cache.get_or_compute(
-                keys, lambda shape=keys.shape[:1]: torch.rand(shape)
-            ).tolist()
+            values += cache.get_or_compute(keys, partial(torch.rand, len(keys))).tolist()
             cache.save()
         cache.report(tmp_path, resumed=False)
         return values
@@ -79,7 +78,7 @@ def test_processes_find_their_own_numbers_again(tmp_path: Path) -> None:
     """Two processes of a launcher compute one key in batches of their own."""
     caches, batches = [ReferenceCache(tmp_path) for _ in range(2)], [KEYS[:2], KEYS[1:]]
     for value, (cache, keys) in enumerate(zip(caches, batches, strict=True)):
-        cache.get_or_compute(keys, lambda n=value: torch.full((2,), float(n)))
+        cache.get_or_compute(keys, partial(torch.full, (2,), float(value)))
         cache.save()
     for value, keys in enumerate(batches):
         cache = ReferenceCache(tmp_path)
@@ -109,7 +108,7 @@ def test_damaged_files_are_left_out_with_one_line_and_computed_again(
 ) -> None:
     for keys in (KEYS[:1], KEYS[1:]):
         cache = ReferenceCache(tmp_path)
-        cache.get_or_compute(keys, lambda shape=keys.shape[:1]: torch.zeros(shape))
+        cache.get_or_compute(keys, partial(torch.zeros, len(keys)))
         cache.save()
     for file in tmp_path.iterdir():
         DAMAGE[damage](file)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,11 +66,11 @@ def test_a_program_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
     """The starter ends by a signal that it cannot handle, or by one that it handles."""
     started = [start_parent(tmp_path / str(number)) for number in (signal.SIGKILL, signal.SIGINT)]
     for parent, folder in started:
-        wait_for(lambda folder=folder: (folder / "pid").exists())
+        wait_for((folder / "pid").exists)
         os.kill(parent, int(folder.name))
         os.waitpid(parent, 0)
         child = int((folder / "pid").read_text())
-        wait_for(lambda pid=child: not Path(f"/proc/{pid}").exists() or is_zombie(pid))
+        wait_for(partial(has_ended, child))
 
 
 def start_parent(folder: Path) -> tuple[int, Path]:
@@ -92,8 +93,13 @@ def start_parent(folder: Path) -> tuple[int, Path]:
     return parent, folder
 
 
-def is_zombie(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+def has_ended(pid: int) -> bool:
+    """Returns whether a process is gone, or nobody has read its status yet."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

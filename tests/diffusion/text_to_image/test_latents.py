@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -130,7 +131,7 @@ def test_where_the_cache_cannot_be_written_training_encodes_as_it_goes(
     for cached in (False, True):
         cache = LatentCache(tmp_path / "cache", model, PairTransform(16)) if cached else None
         trainer = make_trainer(load_pipeline(pipelines("sd-e")), pair_folder, cache)
-        dataset = trainer.dataset.pairs
+        dataset: Any = trainer.dataset.pairs
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always")
             dataset.fill_cache()
