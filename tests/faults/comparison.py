@@ -34,15 +34,19 @@ def differences(expected: Path, found: Path) -> list[str]:
 
 
 def _names(folder: Path) -> set[str]:
-    """Returns the files under a folder; a lock that outlives its process is no left-over."""
+    """Returns the files under a folder that a run leaves, as paths within it."""
     files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return {
-        str(path)
-        for path in files
-        if not set(path.parts) & set(IGNORED)
-        and path.suffix != ".lock"
-        and ".git" not in path.parts
-    }
+    return {str(path) for path in files if not _may_stay(path)}
+
+
+def _may_stay(path: Path) -> bool:
+    """Returns whether a file may be there or not: logs of attempts, locks, parts in shared caches.
+
+    Others may be writing to a shared cache, which removes what killed writers left when it is old.
+    """
+    if set(path.parts) & set(IGNORED) or path.suffix == ".lock":
+        return True
+    return "cache" in path.parts and path.name.startswith(".")
 
 
 def _difference(one: Path, other: Path, roots: tuple[Path, Path]) -> str:
