@@ -14,8 +14,8 @@ from fdpo.runs.rows import read_rows
 from tests.golden.workplace import stable
 
 SHOWN = 4  # differences that are named
-IGNORED = ("logs", "report_errors.txt")
-"""Files of attempts, of which a resumed run has more."""
+IGNORED = ("logs", "report_errors.txt", "cache")
+"""Files of attempts, of which a resumed run has more, and caches, which no result depends on."""
 UNEQUAL = ("resume_from_checkpoint", "computed", "found", "of_other_batches")
 """Values that a resumed run may have otherwise, such as what its caches spared it."""
 
@@ -40,13 +40,8 @@ def _names(folder: Path) -> set[str]:
 
 
 def _may_stay(path: Path) -> bool:
-    """Returns whether a file may be there or not: logs of attempts, locks, parts in shared caches.
-
-    Others may be writing to a shared cache, which removes what killed writers left when it is old.
-    """
-    if set(path.parts) & set(IGNORED) or path.suffix == ".lock":
-        return True
-    return "cache" in path.parts and path.name.startswith(".")
+    """Returns whether a file may be there or not: logs of attempts, locks, caches."""
+    return bool(set(path.parts) & set(IGNORED)) or path.suffix == ".lock"
 
 
 def _difference(one: Path, other: Path, roots: tuple[Path, Path]) -> str:

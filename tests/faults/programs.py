@@ -195,7 +195,7 @@ PROGRAMS: dict[str, Program] = {
         ),
         write_pipeline, LAST,
         interrupted=f"mkdir work/{RUN}/*checkpoint-6* 1",
-        damaged=(*NEWEST, "runs/cache/*/*", f"{RUN}/validation/*"),
+        damaged=(*NEWEST, "runs/cache/*/*/*"),
         points=(
             *trainer_points("trainer_state.json", "pytorch_lora_weights.safetensors"),
             "rename work/runs/cache/* 2",
