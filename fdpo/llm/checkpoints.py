@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerState
 
+from fdpo.llm.callbacks import SumLosses
 from fdpo.runs.checkpoints import STATE, reading, reason, rotate, whole_checkpoint, without_code
 from fdpo.runs.notes import note
 from fdpo.runs.resume import newest_checkpoint, require_whole
@@ -21,6 +22,11 @@ class ResumableTrainer(Trainer):
     """
 
     saving_in: Path | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.losses = SumLosses(self)
+        self.add_callback(self.losses)
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
@@ -41,6 +47,12 @@ class ResumableTrainer(Trainer):
             with reading(checkpoint):
                 TrainerState.load_from_json(str(Path(checkpoint) / STATE))
         return super().train(checkpoint, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Logs metrics; the mean loss at the end is that of all steps of the run."""
+        if "train_loss" in logs and self.state.global_step:
+            logs["train_loss"] = self.losses.logged / self.state.global_step
+        super().log(logs, *args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder, step = Path(self._get_output_dir(trial)), self.state.global_step

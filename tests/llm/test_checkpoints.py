@@ -54,6 +54,8 @@ def test_a_killed_run_resumes_to_the_same_end(make: Make, tmp_path: Path, last: 
     assert resumed.tokens_seen == whole.tokens_seen > 0
     counts = [[row.get("num_tokens") for row in t.state.log_history] for t in (whole, resumed)]
     assert counts[0] == counts[1]
+    ends = [trainer.state.log_history[-1]["train_loss"] for trainer in (whole, resumed)]
+    assert ends[0] == pytest.approx(ends[1], rel=1e-6) and ends[0] > 0
     assert digest(tmp_path / f"whole/checkpoint-{step}") == before
 
 
