@@ -14,7 +14,6 @@ name or another folder.
 
 from __future__ import annotations
 
-import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -62,17 +61,8 @@ class SweepArguments:
     )
 
     def __post_init__(self) -> None:
-        for name in ("jobs", "check_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rates", "check_betas"):
-            values = getattr(self, name)
-            if not all(0 < value < math.inf for value in values):
-                raise ValueError(f"--{name} must be above 0, got {values}")
         if self.check_betas and not self.learning_rates:
             raise ValueError("--check_betas has no effect without --learning_rates")
-        if self.output_dir is not None and Path(self.output_dir).is_file():
-            raise ValueError(f"--output_dir {self.output_dir}: is a file, a folder is needed")
 
 
 HELP = (
@@ -175,16 +165,23 @@ class Sweep:
         """Runs what is not finished and calls ``on_finish`` after each; returns the failures."""
 
         def finish(run: SweepRun) -> None:
-            for folder in () if self.args.keep_checkpoints else run.folder.glob("checkpoint-*"):
-                shutil.rmtree(folder)
+            self.remove_checkpoints(run)
             on_finish()
 
+        for run in sweep_runs:  # those that ended after an earlier sweep had been killed
+            if run.finished and not run.at_work:
+                self.remove_checkpoints(run)
         try:
             return Pool(sweep_runs, self.args.jobs, finish).run()
         except KeyboardInterrupt:
             done = sum(run.finished for run in sweep_runs)
             print(f"stopped: {done} of {len(sweep_runs)} are finished; the same command resumes")
             raise
+
+    def remove_checkpoints(self, run: SweepRun) -> None:
+        """Removes the checkpoints of a finished run, unless they are to be kept."""
+        for folder in () if self.args.keep_checkpoints else run.folder.glob("checkpoint-*"):
+            shutil.rmtree(folder)
 
     def print_commands(self) -> None:
         """Prints a command for each trial and run that is neither finished nor at work."""

@@ -75,6 +75,18 @@ def test_ten_kills_lose_no_finished_run_and_repeat_none(
     assert max(steps.values()) <= 4  # resumed, not started again
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_checkpoints_of_a_run_that_outlived_its_sweep_are_removed(
+    sweep: Sweep, ledger: Path, keep: bool
+) -> None:
+    assert sweep("--beta", 1, 2) == 0
+    checkpoints = [run / "checkpoint-2" for run in Path("out/runs").iterdir()]
+    for folder in checkpoints:  # no sweep was there at the end of the run
+        folder.mkdir()
+    assert sweep("--beta", 1, 2, "--keep_checkpoints", keep) == 0
+    assert [folder.exists() for folder in checkpoints] == 2 * [keep]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_sweep_leaves_no_process_and_resumes(
     sweep: Sweep, ledger: Path, monkeypatch: pytest.MonkeyPatch, number: int
