@@ -256,7 +256,7 @@ def _load_classifier(name: str) -> tuple[Any, Any]:
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise ValueError(f"scorer {name}: a folder without weights (no *.safetensors)")
     try:
-        # safetensors only: loading a pickle may run the code of a stranger
+        # safetensors only: other files of weights may run the code of a stranger
         model = AutoModelForSequenceClassification.from_pretrained(
             name, dtype="float32", use_safetensors=True, trust_remote_code=False
         )

@@ -27,9 +27,9 @@ from typing import Any, Self
 
 from fdpo.cli.mistakes import MISTAKES, fail, lacks_package, usage_errors
 from fdpo.cli.terminal import INTERRUPTED
-from fdpo.runs.checkpoints import CheckpointError, checkpoints, obstacle, remove_leftovers
+from fdpo.runs.checkpoints import CheckpointError, checkpoints, obstacle, remove_unfinished
 from fdpo.runs.distributed import is_main_process, num_processes, partial_state
-from fdpo.runs.files import is_left_over, remove_left_overs, write_json, write_text
+from fdpo.runs.files import is_leftover, remove_leftovers, write_json, write_text
 from fdpo.runs.folder import (
     METRICS,
     NONFINITE,
@@ -141,17 +141,17 @@ class Run:
         """Returns the folder if it holds a run; raises `ValueError` if it holds anything else."""
         if (self.folder / RECORD).exists():
             return str(self.folder)
-        if self.folder.is_dir() and not all(map(is_left_over, self.folder.iterdir())):
+        if self.folder.is_dir() and not all(map(is_leftover, self.folder.iterdir())):
             raise ValueError(f"--output_dir {self.folder} holds something else: choose another")
         return None
 
     def start(self) -> None:
-        """Locks the folder, removes left-overs of a kill, writes ``run.json``: set-up is done."""
+        """Locks the folder, removes leftovers of a kill, writes ``run.json``: set-up is done."""
         if is_main_process():
             self.lock.enter_context(at_work_in(self.folder))
             for level in (".*", "*/.*", "*/*/.*"):
-                remove_left_overs(self.folder.glob(level))
-            remove_leftovers(self.folder)
+                remove_leftovers(self.folder.glob(level))
+            remove_unfinished(self.folder)
         prepare(
             self.folder,
             self.options,
@@ -160,7 +160,7 @@ class Run:
             aliases=self.aliases,
         )
         if num_processes() > 1:
-            partial_state().wait_for_everyone()  # whose files are no left-overs
+            partial_state().wait_for_everyone()  # whose files are no leftovers
         self.started = True
 
     def exit_if(self, interrupted: bool, step: int) -> None:

@@ -146,7 +146,7 @@ def require_weights(folder: str | Path) -> None:
     if any(Path(folder).glob(f"{WEIGHTS}*.safetensors")):
         return
     unread = "".join(
-        f"; {path.name} is not read, because a pickle may run a stranger's code"
+        f"; {path.name} is not read, because such a file may run a stranger's code"
         for path in Path(folder).glob(f"{WEIGHTS}*.bin")
     )
     raise ValueError(f"model {folder}: no weights in this folder ({WEIGHTS}.safetensors){unread}")

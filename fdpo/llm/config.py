@@ -162,7 +162,7 @@ class FDPOConfig(LossConfig, DPOConfig):
         return without_secrets(super().to_dict())
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns the options without secrets: every checkpoint pickles them."""
+        """Returns the options without secrets: every checkpoint holds them."""
         return {"hub_token": None, **without_secrets(vars(self))}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FDPOConfig:

@@ -29,11 +29,11 @@ import torch
 from torch import Tensor
 
 from fdpo.runs.distributed import any_process, is_main_process
-from fdpo.runs.files import remove_left_overs, replacing, write_json
+from fdpo.runs.files import remove_leftovers, replacing, write_json
 from fdpo.runs.notes import note
 
 OFF = "off"
-LEFT_OVER_AGE = 24 * 60 * 60.0  # seconds after which no writer of a cache is still at work
+LEFTOVER_AGE = 24 * 60 * 60.0  # seconds after which no writer of a cache is still at work
 
 RECORD = "reference_cache.json"
 """The file of a run folder with the counts of :meth:`ReferenceCache.report`."""
@@ -283,7 +283,7 @@ class ReferenceCache:
             files = sorted(
                 folder.glob("[!.]*.safetensors"), key=lambda file: file.stat().st_mtime_ns
             )
-            remove_left_overs(folder.glob(".*"), age=LEFT_OVER_AGE)
+            remove_leftovers(folder.glob(".*"), age=LEFTOVER_AGE)
         except OSError as error:
             return note(f"reference cache: {folder} is left out ({reason(error)})")
         for file in files:

@@ -28,7 +28,7 @@ REQUIRED = {
     "random numbers": ("rng_state*", "random_states*"),
 }
 """The states that a run resumes from -> their files: transformers', Accelerate's, DeepSpeed's."""
-PICKLED = ".metadata"
+CODE = ".metadata"
 """A file of PyTorch's sharded checkpoints, which torch only reads by running the code in it."""
 
 
@@ -71,8 +71,8 @@ def obstacle(checkpoint: Path) -> str:
     for name, patterns in REQUIRED.items():
         if not any(any(checkpoint.glob(pattern)) for pattern in patterns):
             return f"the state of the {name} is missing (--save_only_model saves none)"
-    if pickled := next(checkpoint.rglob(PICKLED), None):
-        name = pickled.relative_to(checkpoint).as_posix()
+    if file := next(checkpoint.rglob(CODE), None):
+        name = file.relative_to(checkpoint).as_posix()
         return f"{name} may hold code: save with FSDP's FULL_STATE_DICT"
     return ""
 
@@ -98,7 +98,7 @@ def whole_checkpoint(
     hidden = place.with_name(f".{place.name}")
     try:
         if writes:
-            remove_leftovers(folder)
+            remove_unfinished(folder)
             (hidden / place.name).mkdir(parents=True)
         wait()
         yield hidden / place.name
@@ -136,7 +136,7 @@ def rotate(folder: str | Path, limit: int | None, newest: Path, keep: Collection
         _remove(hidden)
 
 
-def remove_leftovers(folder: str | Path) -> None:
+def remove_unfinished(folder: str | Path) -> None:
     """Removes what killed processes left of checkpoints that they wrote or removed."""
     for path in Path(folder).glob(".checkpoint-*"):
         _remove(path)

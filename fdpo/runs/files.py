@@ -18,7 +18,7 @@ from fdpo.runs.notes import note
 ERRORS = "backslashreplace"
 """The handler of lone surrogates, which UTF-8 lacks: as escapes, which JSON reads back."""
 
-_LEFT_OVER = re.compile(r"\..+\.\d+(-[0-9a-f]{8})?(\.\w+)?")
+_LEFTOVER = re.compile(r"\..+\.\d+(-[0-9a-f]{8})?(\.\w+)?")
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # No other process or thread, also of another machine, has this name (is_left_over).
+    # No other process or thread, also of another machine, has this name (is_leftover).
     writer = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
     beside = path.with_name(f".{path.stem}.{writer}{path.suffix}")
     try:
@@ -46,17 +46,17 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
 
 
-def is_left_over(path: Path) -> bool:
+def is_leftover(path: Path) -> bool:
     """Returns whether a name is one that :func:`replacing` writes to.
 
     Example:
-        >>> is_left_over(Path(".run.123-89abcdef.json")), is_left_over(Path("run.json"))
+        >>> is_leftover(Path(".run.123-89abcdef.json")), is_leftover(Path("run.json"))
         (True, False)
     """
-    return _LEFT_OVER.fullmatch(path.name) is not None
+    return _LEFTOVER.fullmatch(path.name) is not None
 
 
-def remove_left_overs(files: Iterable[Path], *, age: float = 0.0) -> None:
+def remove_leftovers(files: Iterable[Path], *, age: float = 0.0) -> None:
     """Removes the files that killed writers left.
 
     Arguments:
@@ -64,7 +64,7 @@ def remove_left_overs(files: Iterable[Path], *, age: float = 0.0) -> None:
         age: The seconds since a file's last change, at least: for folders where others may write.
     """
     oldest = time.time() - age
-    for file in filter(is_left_over, files):
+    for file in filter(is_leftover, files):
         with suppress(OSError):  # another process may have been faster
             if file.stat().st_mtime <= oldest:
                 file.unlink()

@@ -143,27 +143,39 @@ def report(
     return Report(images, judge(classifier, images))
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Samples of a model before and after training, from the same noise, and their metrics."""
+
+    before: Report
+    after: Report
+    target: int
+    metrics: dict[str, float]
+
+    def plot(self, folder: Path) -> None:
+        """Writes ``samples.png`` and ``histogram.png`` into a folder."""
+        plot_samples(folder / "samples.png", self.before.images, self.after.images)
+        reports = {"before": self.before, "after": self.after}
+        plot_histogram(folder / "histogram.png", reports, self.target)
+
+
 def compare(
     policy: nn.Module,
     base: nn.Module,
     process: NoiseProcess,
-    folder: Path,
     *,
     classifier: str,
     target: int,
     samples: int,
     steps: int,
     reference_cache: str | None = OFF,
-) -> dict[str, float]:
-    """Compares samples of two models from the same noise and plots them.
-
-    Writes ``samples.png`` and ``histogram.png`` into the folder.
+) -> Comparison:
+    """Compares samples of two models from the same noise.
 
     Arguments:
         policy: The trained model.
         base: The model before training.
         process: Their noising process.
-        folder: The folder of the plots.
         classifier: The folder of the classifier.
         target: The target digit.
         samples: The number of samples of each model.
@@ -172,30 +184,27 @@ def compare(
             for the user's cache folder, ``off`` for no cache.
 
     Returns:
-        For both models (the base's names begin with ``base_``) the metrics of :class:`Report`: the
-        share of the target, the share out of distribution, the variety and, with enough samples,
-        the diversity of the target; and the policy's path KL.
+        The samples, and for both models (the base's names begin with ``base_``) the metrics of
+        :class:`Report`: the share of the target, the share out of distribution, the variety and,
+        with enough samples, the diversity of the target; and the policy's path KL.
     """
     digit_classifier = load_classifier(classifier, next(policy.parameters()).device)
     real = load_real_features(classifier, target)
     base.to(next(policy.parameters()).device)
     options = {"steps": steps, "seed": HELD_OUT_SEED}
-    images = {
-        "before": reference_images(
+    images = (
+        reference_images(
             base, process, samples, **options, folder=reference_cache, progress="sampling before"
         ),
-        "after": sample_images(policy, process, samples, **options, progress="sampling after"),
-    }
-    reports = {name: Report(x, judge(digit_classifier, x)) for name, x in images.items()}
-    plot_samples(folder / "samples.png", images["before"], images["after"])
-    plot_histogram(folder / "histogram.png", reports, target)
-    kl, kl_error = path_kl(policy, base, process, images["after"])
-    before, after = reports["before"], reports["after"]
+        sample_images(policy, process, samples, **options, progress="sampling after"),
+    )
+    before, after = (Report(x, judge(digit_classifier, x)) for x in images)
+    kl, kl_error = path_kl(policy, base, process, after.images)
     diversities = {
         "base_diversity": before.diversity(target, real),
         "diversity": after.diversity(target, real),
     }
-    return {
+    metrics = {
         **{f"base_{name}": value for name, value in before.metrics(target).items()},
         "base_variety": before.variety(target, real),
         **after.metrics(target),
@@ -204,10 +213,11 @@ def compare(
         "path_kl": kl,
         "path_kl_se": kl_error,
     }
+    return Comparison(before, after, target, metrics)
 
 
 def table(metrics: Mapping[str, float]) -> str:
-    """Returns the metrics of :func:`compare` as a table, one line for each."""
+    """Returns the metrics of a comparison as a table, one line for each."""
     rows = [("", "before", "after")]
     for name, label in LABELS.items():
         rows.append((label, _value(metrics, f"base_{name}"), _value(metrics, name)))

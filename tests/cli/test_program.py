@@ -189,7 +189,7 @@ def test_a_second_program_in_the_folder_is_told_so_and_waits_for_no_start(
         late.start()
 
 
-def test_left_overs_of_a_kill_are_removed_and_do_not_block(tmp_path: Path) -> None:
+def test_leftovers_of_a_kill_are_removed_and_do_not_block(tmp_path: Path) -> None:
     left = [".run.123.json", ".groups.77-0123abcd.jsonl", "pictures/.000001-0.77.png"]
     for name in left[:2]:
         (tmp_path / name).touch()

@@ -144,7 +144,9 @@ class OtherSignature(ChunkedLogProbFunction):
         raise NotImplementedError
 
 
-@pytest.mark.parametrize("function", [None, OtherSignature, object()], ids=["none", "other-signature", "no-function"])
+@pytest.mark.parametrize(
+    "function", [None, OtherSignature, object()], ids=["none", "other-signature", "no-function"]
+)
 def test_leaves_trls_head_alone_after_a_change(
     monkeypatch: pytest.MonkeyPatch, function: Any
 ) -> None:

@@ -161,7 +161,7 @@ def test_without_a_home_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None
     assert cache.get_or_compute(KEYS, lambda: torch.zeros(3)).sum() == 3
 
 
-def test_left_overs_of_writers_go_after_a_day(tmp_path: Path) -> None:
+def test_leftovers_of_writers_go_after_a_day(tmp_path: Path) -> None:
     old, new = (tmp_path / f".{n}.123-0123abcd.safetensors" for n in "ab")
     for file in (old, new, tmp_path / ".keep"):
         file.touch()

@@ -15,7 +15,7 @@ from fdpo.runs.checkpoints import (
     damage,
     obstacle,
     reading,
-    remove_leftovers,
+    remove_unfinished,
     rotate,
     step_of,
     whole_checkpoint,
@@ -63,7 +63,7 @@ def test_leftovers_of_a_killed_save_count_for_nothing(tmp_path: Path) -> None:
         (place / "manifest.json").unlink()
     (tmp_path / ".checkpoint-8").symlink_to("checkpoint-2")
     assert steps(tmp_path) == [2]
-    remove_leftovers(tmp_path)
+    remove_unfinished(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
     assert damage(tmp_path / "checkpoint-2") == ""
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fdpo import runs
-from fdpo.runs.files import is_left_over, is_readable, remove_left_overs
+from fdpo.runs.files import is_leftover, is_readable, remove_leftovers
 
 
 def files_in(folder: Path) -> list[str]:
@@ -89,17 +89,17 @@ def test_file_names_of_losses() -> None:
     assert runs.file_name("../package.module:mine") == "_package.module_mine"
 
 
-def test_left_overs_of_killed_writers_are_known_by_their_names(tmp_path: Path) -> None:
+def test_leftovers_of_killed_writers_are_known_by_their_names(tmp_path: Path) -> None:
     names = [".run.123.json", ".000001-0.77.png", ".train.12-0123abcd.jsonl", ".a.b.1-0123abcd"]
     kept = ["run.json", ".gitignore", ".python-version", "a.123.json", ".cache"]
     for name in [*names, *kept]:
         (tmp_path / name).touch()
     with runs.replacing(tmp_path / "table.jsonl.gz") as beside:
         beside.touch()
-        assert is_left_over(beside)
-    remove_left_overs(tmp_path.iterdir(), age=60)
+        assert is_leftover(beside)
+    remove_leftovers(tmp_path.iterdir(), age=60)
     assert len(files_in(tmp_path)) == len(names + kept) + 1
-    remove_left_overs(tmp_path.iterdir())
+    remove_leftovers(tmp_path.iterdir())
     assert files_in(tmp_path) == sorted([*kept, "table.jsonl.gz"])
 
 

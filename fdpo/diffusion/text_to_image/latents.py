@@ -30,9 +30,9 @@ from fdpo.diffusion.text_to_image.pairs import CaptionedPairs
 from fdpo.diffusion.text_to_image.pipeline import StableDiffusion
 from fdpo.diffusion.text_to_image.transforms import Crop, PairTransform
 from fdpo.preferences.pairs import SIDES, Side
-from fdpo.runs.cache import LEFT_OVER_AGE, fingerprint, model_config, reason
+from fdpo.runs.cache import LEFTOVER_AGE, fingerprint, model_config, reason
 from fdpo.runs.distributed import any_process, partial_state, sharded
-from fdpo.runs.files import remove_left_overs, replacing
+from fdpo.runs.files import remove_leftovers, replacing
 from fdpo.runs.notes import note
 
 THREADS = 8  # images decoded at the same time
@@ -117,7 +117,7 @@ class LatentCache:
             one, so that the cache is of no use.
         """
         for folder in (self.text_folder, self.image_folder):
-            remove_left_overs(folder.glob("*/.*"), age=LEFT_OVER_AGE)
+            remove_leftovers(folder.glob("*/.*"), age=LEFTOVER_AGE)
         texts = list(dict.fromkeys([*captions, *map(pairs.caption, range(len(pairs)))]))
         written = sharded(
             list(_batches(texts, batch_size)), self._encode_captions, done=self._has_captions,

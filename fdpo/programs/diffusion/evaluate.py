@@ -56,13 +56,15 @@ def main() -> None:
         load_classifier(args.classifier)
         require_size(image_shape(policy), args.classifier)
         run.start()
-        metrics = compare(
-            policy, base, process, run.folder, classifier=args.classifier, target=args.target,
+        comparison = compare(
+            policy, base, process, classifier=args.classifier, target=args.target,
             samples=args.eval_samples, steps=args.sampling_steps,
             reference_cache=args.reference_cache,
         )  # fmt: skip
-        print(table(metrics))
-        run.finish(metrics)
+        print(table(comparison.metrics))
+        with run.reporting("plots"):
+            comparison.plot(run.folder)
+        run.finish(comparison.metrics)
 
 
 if __name__ == "__main__":

@@ -182,12 +182,14 @@ def finish(run: Run, args: DataArguments, trainer: DiffusionTrainer, base: nn.Mo
     if args.eval_samples:
         with run.reporting("comparison of samples"):
             comparison = compare(
-                trainer.finished(), base, trainer.process, run.folder, classifier=args.classifier,
+                trainer.finished(), base, trainer.process, classifier=args.classifier,
                 target=args.target, samples=args.eval_samples, steps=args.sampling_steps,
                 reference_cache=trainer.config.reference_cache,
             )  # fmt: skip
-            metrics |= comparison
-            print(table(comparison))
+            metrics |= comparison.metrics
+            print(table(comparison.metrics))
+            with run.reporting("plots"):
+                comparison.plot(run.folder)
     run.finish(metrics)
 
 
