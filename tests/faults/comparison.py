@@ -16,8 +16,11 @@ from tests.golden.workplace import stable
 SHOWN = 4  # differences that are named
 IGNORED = ("logs", "report_errors.txt", "cache")
 """Files of attempts, of which a resumed run has more, and caches, which no result depends on."""
-UNEQUAL = ("resume_from_checkpoint", "computed", "found", "of_other_batches")
-"""Values that a resumed run may have otherwise, such as what its caches spared it."""
+UNEQUAL = (
+    "resume_from_checkpoint", "computed", "found", "of_other_batches",
+    "push_to_hub", "hub_model_id", "local_files_only",
+)  # fmt: skip
+"""Values that a resumed run may have otherwise: what its caches spared it, and the upload."""
 
 
 def differences(expected: Path, found: Path) -> list[str]:

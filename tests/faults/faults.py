@@ -13,12 +13,14 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from tests.faults.hub import Hub
 from tests.faults.process import Stage
+from tests.faults.programs import RUN
 
 HARMED = ("cut in half", "emptied", "removed", "garbage")
 
@@ -256,6 +258,52 @@ class Twice:
         if 0 not in statuses:
             raise Broken(f"both end with status {statuses}: {stage.last_line()}")
         return f"status {statuses}"
+
+
+@dataclass(frozen=True)
+class KillUpload:
+    """A kill while results are uploaded: the same command uploads all of them, and no leftovers.
+
+    Arguments:
+        request: The number of the request that the hub does not answer.
+    """
+
+    request: int
+    name = "SIGKILL, uploading"
+    finishes = True
+
+    def play(self, stage: Stage, baseline: Baseline) -> str:
+        """Kills the program while it waits for the hub, and gives its command again."""
+        with Hub() as hub:
+            hub.paused = self.request
+            process = stage.start(hub.environment, *stage.program.upload)
+            while not hub.reached.wait(0.2):
+                if process.poll() is not None:
+                    raise Broken(f"ended before request {self.request}: {stage.last_line()}")
+            process.kill()
+            stage.end(process)
+            leftover = stage.work / f"{RUN}/.metrics.1-00000000.json"  # of a killed writer
+            leftover.write_text("{}")
+            again = (*stage.program.upload, *stage.program.resume)
+            status = stage.end(stage.start(hub.environment, *again))
+            require_brief(stage)
+            if status:
+                raise Broken(f"status {status}: {stage.last_line()}")
+            _require_uploaded(hub.files, stage.work / RUN)
+            leftover.unlink(missing_ok=True)
+            return f"request {self.request}; {len(hub.files)} files uploaded"
+
+
+def _require_uploaded(files: Mapping[str, bytes], folder: Path) -> None:
+    """Raises `Broken` unless a card and weights or data are on the hub as they are in a folder."""
+    names = {name for name in files if Path(name).suffix in (".jsonl", ".safetensors")}
+    if not names or "README.md" not in files:
+        raise Broken(f"no card or no results on the hub: {sorted(files)}")
+    for name, content in files.items():
+        if any(part.startswith(".") and part != ".gitattributes" for part in Path(name).parts):
+            raise Broken(f"{name} is uploaded")
+        if name in names and (folder / name).read_bytes() != content:
+            raise Broken(f"{name} has other contents on the hub")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class Program:
         damaged: The files to damage then, as patterns within the folder that it works in.
         points: The points at which it is killed, as ``event pattern n``.
         caches: A pattern of the files of its cache, within the trial's folder.
+        upload: What the command that uploads its results has more.
         adopts: True where the next call waits for the processes that a killed one left.
         largest: The size of files that a full disk does not take any more, in bytes.
     """
@@ -39,6 +40,7 @@ class Program:
     damaged: tuple[str, ...] = ()
     points: tuple[str, ...] = ()
     caches: str = ""
+    upload: tuple[str, ...] = ()
     adopts: bool = False
     largest: int = 0
 
@@ -132,6 +134,7 @@ TRAIN = Program(
     interrupted=f"mkdir work/{RUN}/*checkpoint-6* 1", damaged=NEWEST,
     points=trainer_points("trainer_state.json", "model.safetensors"),
     caches="home/.cache/fdpo/*", largest=4_000_000,
+    upload=("--push_to_hub", "--hub_model_id", "user/data"),
 )  # fmt: skip
 IMAGES = Program(
     "diffusion/train.py", DIGITS, lambda _: None, LAST,
@@ -154,7 +157,7 @@ PROGRAMS: dict[str, Program] = {
             f"rename work/{RUN}/README.md 1", f"rename+ work/{RUN}/README.md 1",
             f"open work/{RUN}/parts/.* 2",
         ),
-        largest=1_000,
+        largest=1_000, upload=("--push_to_hub", "user/data"),
     ),
     "image data": Program(
         "dataset/main.py",
@@ -169,7 +172,7 @@ PROGRAMS: dict[str, Program] = {
             f"rename work/{RUN}/pictures/*.png 3", f"rename work/{RUN}/parts/*.jsonl 2",
             f"rename+ work/{RUN}/parts/*.jsonl 6", f"rename work/{RUN}/README.md 1",
         ),
-        largest=200,
+        largest=200, upload=("--push_to_hub", "user/data"),
     ),
     "train": TRAIN,
     "train on own samples": Program(  # which dataset/main.py makes as its child
@@ -201,6 +204,7 @@ PROGRAMS: dict[str, Program] = {
             "rename work/runs/cache/* 2",
         ),
         caches="work/runs/cache/*", largest=20_000,
+        upload=("--push_to_hub", "--hub_model_id", "user/data"),
     ),
     "sweep": Program(
         "train_dpo/sweep.py",

@@ -24,6 +24,7 @@ from tests.faults.faults import (
     FullDisk,
     Kill,
     KillAt,
+    KillUpload,
     NoCache,
     Twice,
 )
@@ -150,6 +151,8 @@ def plan(name: str, baseline: Baseline, kills: int, seed: int) -> Iterator[Fault
     for how in CACHELESS if program.caches else ():
         yield NoCache(how)
     yield from damages(name, baseline, rng)
+    for request in (2, 4) if program.upload else ():
+        yield KillUpload(request)
     yield Twice()
     yield ClosedOutput()
 

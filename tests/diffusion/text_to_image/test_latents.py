@@ -18,6 +18,7 @@ from fdpo.diffusion.text_to_image.pipeline import load_pipeline
 from fdpo.diffusion.text_to_image.transforms import PairTransform
 from tests.diffusion.text_to_image.trainers import Pipelines, every_kind, make_trainer
 from tests.diffusion.tiny import get_batch, perturb
+from tests.runs.damage import plant
 
 
 @every_kind
@@ -97,6 +98,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "cut": lambda file: file.write_bytes(file.read_bytes()[:-9]),
     "other names": lambda file: save_file({"numbers": torch.ones(3)}, file),
     "another shape": lambda file: save_file({k: v[:1] for k, v in read(file).items()}, file),
+    "code": lambda file: plant(file, file.with_name("mark")),
     "another dtype": lambda file: save_file({k: v.double() for k, v in read(file).items()}, file),
 }
 
@@ -118,6 +120,7 @@ def test_damaged_files_are_made_again_with_one_line(
     with pytest.warns(UserWarning, match="is damaged and made again") as notes:
         assert cache.fill(pairs) == 3
     assert len(notes) == 1 and cache.fill(pairs) == 0
+    assert not list(tmp_path.rglob("mark"))
     for file, content in zip(files, contents, strict=True):
         torch.testing.assert_close(load_file(file), content, rtol=1e-4, atol=1e-5)
 
