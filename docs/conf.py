@@ -10,10 +10,12 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-# Pages that lie beside docs/: Sphinx reads one folder only.
+# Pages that lie beside docs/, copied into it: Sphinx reads one folder only.
 PAGES = ("results.ipynb", "LOG.md")
+COPIES = "_pages"
+Path(__file__).with_name(COPIES).mkdir(exist_ok=True)
 for page in PAGES:
-    shutil.copyfile(ROOT / page, Path(__file__).with_name(page))
+    shutil.copyfile(ROOT / page, Path(__file__).with_name(COPIES) / page)
 
 project = "fdpo"
 copyright = "2026, fdpo contributors"
@@ -55,7 +57,7 @@ copybutton_prompt_is_regexp = True
 def link_within_the_site(app: Sphinx, name: str, source: list[str]) -> None:
     """Turns links to the pages beside docs/ into links to their copies."""
     for page in PAGES:
-        source[0] = source[0].replace(f"](../{page})", f"]({page})")
+        source[0] = source[0].replace(f"](../{page})", f"]({COPIES}/{page})")
 
 
 def setup(app: Sphinx) -> None:

@@ -317,12 +317,12 @@ def require_columns(row: Any, names: Sequence[str], where: str) -> None:
 
 
 def get_optional(row: Mapping[str, Any], name: str, kind: Any, where: str) -> Any:
-    """Returns the value of a column, after checking its kind; None where there is none."""
+    """Returns the value of a column, a number as a float, or None; raises if it is another kind."""
     value = row.get(name)
     if value is not None and not _is(value, kind):
         raise ValueError(f"{where}: {name} must be {_KINDS[kind]}, not {type_name(value)}")
     if kind == (int, float) and value is not None:
-        get_finite(value, f"{where}: {name}")
+        return get_finite(value, f"{where}: {name}")
     return value
 
 

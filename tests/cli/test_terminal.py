@@ -28,7 +28,12 @@ TERMINAL = str(ROOT / "fdpo/cli/terminal.py")  # a module of its own starts in n
 
 def run(code: str, mark: Path, **streams: Any) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", PROGRAM + code, TERMINAL, str(mark)]
-    return subprocess.Popen(command, start_new_session=True, **streams)
+    return subprocess.Popen(command, start_new_session=True, preexec_fn=hear_interrupts, **streams)
+
+
+def hear_interrupts() -> None:
+    """Undoes what a shell does for programs in its background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 WORK = """

@@ -93,6 +93,7 @@ class Stage:
                 stdout=subprocess.PIPE if pipe else file,
                 stderr=file,
                 start_new_session=True,
+                preexec_fn=hear_signals,
             )
 
     def resume(self) -> int:
@@ -161,6 +162,12 @@ class Stage:
         for process in self._alive():
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+
+
+def hear_signals() -> None:
+    """Undoes what a shell does for programs in its background, and nohup."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _state(entry: Path) -> str:

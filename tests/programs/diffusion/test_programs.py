@@ -155,7 +155,7 @@ WRONG = [
     (("--target", 10), r"--target must be in \[0, 9\], got 10"),
     (("--kappa", 0), "--kappa must be a finite number above 0"),
     (("--beta", -1), "--beta must be a finite number above 0"),
-    (("--loss", "kl"), "loss 'kl'; .* sigmoid"),
+    (("--loss", "kl"), r"loss 'kl' \(did you mean .* sigmoid"),
     (("--data", "mnist"), "--data mnist needs --data_root DIR"),
     (("--data", "mnist", "--data_root", "nowhere"), "--data_root nowhere: no MNIST there"),
     (("--data", "digits", "--data_root", "x"), "--data_root has no effect without --data mnist"),

@@ -58,10 +58,13 @@ def test_everything_is_loaded_as_asked(
     assert {call for call in calls if call[1:] != ("v2", True)} <= {("AutoConfig", None, True)}
     calls.clear()
     argv = "evaluate.py --model out --num_prompts 2 --samples 1 --max_new_tokens 4 --scorers vader"
-    monkeypatch.setattr("sys.argv", argv.split())
-    importlib.import_module("fdpo.programs.train_dpo.evaluate").main()
-    assert ("AutoModelForCausalLM", "v2", True) in calls
-    assert ("AutoTokenizer", "v2", True) in calls
+    for trust in (False, True):  # which a run folder does not decide
+        given = [*argv.split(), "--trust_remote_code", str(trust)]
+        monkeypatch.setattr("sys.argv", given)
+        importlib.import_module("fdpo.programs.train_dpo.evaluate").main()
+        assert ("AutoModelForCausalLM", "v2", trust) in calls
+        assert ("AutoTokenizer", "v2", trust) in calls
+        assert trust or not any(call[2] for call in calls)
 
 
 def test_the_models_own_completions_are_those_of_the_revision(

@@ -170,7 +170,7 @@ def test_wrong_data_is_one_line_and_leaves_nothing(
 
 
 WRONG_OPTIONS = [
-    (("--loss", "kl"), "unknown loss 'kl' (did you mean reverse_kl or"),
+    (("--loss", "kl"), r"unknown loss 'kl' \(did you mean reverse_kl or"),
     (("--loss", "alpha", "--alpha", "nan"), "alpha must be a finite number"),
     (("--loss", "alpha", "--alpha", "inf"), "alpha must be a finite number"),
     (("--loss", "jsd", "--alpha", 0.5), "alpha"),
