@@ -10,6 +10,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["WANDB_MODE"] = "offline"
+os.environ["COLUMNS"] = "100"  # the width of help texts
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # which share the cores
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(workers)))
 os.environ["FDPO_CACHE"] = tempfile.mkdtemp(prefix="fdpo-cache-")
