@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 # Pages that lie beside docs/, copied into it: Sphinx reads one folder only.
-PAGES = ("results.ipynb", "LOG.md")
+PAGES = ("results.ipynb", "LOG.md", "SECURITY.md")
 COPIES = "_pages"
 Path(__file__).with_name(COPIES).mkdir(exist_ok=True)
 for page in PAGES:
