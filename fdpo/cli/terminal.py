@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import sys
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 INTERRUPTED = 130
@@ -53,8 +55,14 @@ def outlast_terminal() -> None:
 
 
 def exit_on_interrupt() -> None:
-    """Ends the program in one line, with status 130, at an interrupt that nothing else handles."""
+    """Ends the program in one line, with status 130, at an interrupt that nothing else handles.
+
+    After the program's last line an interrupt has nothing to end, so it is left aside.
+    """
     previous = sys.excepthook
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if not issubclass(kind, KeyboardInterrupt):
@@ -63,3 +71,10 @@ def exit_on_interrupt() -> None:
         sys.exit(INTERRUPTED)
 
     sys.excepthook = hook
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    while frame is not None:
+        if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__":
+            raise KeyboardInterrupt  # within the program, not after its end
+        frame = frame.f_back

@@ -79,6 +79,22 @@ def test_an_interrupt_is_one_line(tmp_path: Path) -> None:
     assert program.returncode == 130 and errors == b"interrupted\n"
 
 
+@pytest.mark.parametrize("late", ["threading._register_atexit", "atexit.register"])
+def test_an_interrupt_after_the_last_line_changes_nothing(tmp_path: Path, late: str) -> None:
+    code = (
+        "import atexit, threading\n"
+        "def work():\n"
+        "    print('ending', flush=True)\n"
+        "    time.sleep(1)\n"
+        f"{late}(work)\n"
+    )
+    program = run(code, tmp_path / "mark", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert program.stdout is not None and program.stdout.readline() == b"ending\n"
+    program.send_signal(signal.SIGINT)
+    _, errors = program.communicate(timeout=60)
+    assert program.returncode == 0 and errors == b""
+
+
 def test_any_other_error_keeps_its_traceback(tmp_path: Path) -> None:
     program = run("1 / 0", tmp_path / "mark", stderr=subprocess.PIPE)
     _, errors = program.communicate(timeout=60)
