@@ -65,6 +65,8 @@ UNITS = {
 class Arguments:
     """Results of a text sweep."""
 
+    PREFIXES = ("output",)
+
     sweep: str = field(default="runs/sweep-imdb", metadata={"help": "folder of the sweep"})
     betas: list[float] = field(
         default_factory=list, metadata={"help": "values of beta to compare; default: all"}

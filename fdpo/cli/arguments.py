@@ -243,7 +243,8 @@ class _Parser(HfArgumentParser):
                         require_trackers(one, values[field.name])
                 elif default_value(field) is MISSING:
                     raise ValueError(f"--{field.name} is needed")
-        require_places(values)
+        prefixes = {name for one in self.types for name in getattr(one, "PREFIXES", ())}
+        require_places({name: value for name, value in values.items() if name not in prefixes})
         try:
             return tuple(
                 one(**{f.name: values[f.name] for f in option_fields(one) if f.name in values})

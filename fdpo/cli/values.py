@@ -201,7 +201,10 @@ def require_trackers(kind: type, given: str | list[str] | None) -> None:
 
 
 def require_places(options: Mapping[str, Any]) -> None:
-    """Raises ``ValueError`` for folders and files to write to that cannot be made."""
+    """Raises ``ValueError`` for folders and files to write to that cannot be made.
+
+    Options with the beginning of files' names are in the ``PREFIXES`` of their dataclass instead.
+    """
     for name in ("output_dir", "export"):
         if isinstance(path := options.get(name), str):
             require_folder(path, name)

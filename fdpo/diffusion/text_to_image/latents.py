@@ -45,8 +45,8 @@ UNWRITTEN = "is not written, so that images and captions are encoded as they com
 Item = TypeVar("Item")
 Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """The shape and the dtype of a file's tensors, by name."""
-Image = tuple[Path, Tensor, Tensor]
-"""The file of an image in the cache, its pixels with shape (3, H, W), its sizes with shape (6)."""
+Image = tuple[Path, tuple[int, Side], bool]
+"""The file of an image in the cache, its place among the pairs, and whether it is flipped."""
 
 
 class LatentCache:
@@ -137,43 +137,52 @@ class LatentCache:
         return all(self._is_whole(self._text_file(caption)) for caption in captions)
 
     def _encode_captions(self, captions: list[str]) -> int:
-        missing = [caption for caption in captions if not self._is_whole(self._text_file(caption))]
-        if not missing or UNWRITTEN in self.problems:
+        """Encodes captions if a file is missing: another batch would round differently."""
+        files = [self._text_file(caption) for caption in captions]
+        missing = [not self._is_whole(file) for file in files]
+        if UNWRITTEN in self.problems or not any(missing):
             return 0
-        embeddings = self.model.encode_text(missing)
+        embeddings = self.model.encode_text(captions)
         return sum(
-            self._write(
-                self._text_file(caption), {name: value[i] for name, value in embeddings.items()}
-            )
-            for i, caption in enumerate(missing)
+            self._write(file, {name: value[i] for name, value in embeddings.items()})
+            for i, file in enumerate(files)
+            if missing[i]
         )
 
     def _encode_images(
         self, pairs: CaptionedPairs, pool: ThreadPoolExecutor, batch_size: int,
         places: list[tuple[int, Side]],
     ) -> int:  # fmt: skip
-        """Decodes in threads, encodes meanwhile; returns the number of files written."""
-        loaded = pool.map(partial(self._load_missing, pairs), places)
+        """Decodes in threads, encodes meanwhile; returns the number of files written.
+
+        A batch with a missing file is encoded whole: another batch would round differently.
+        """
+        if UNWRITTEN in self.problems:
+            return 0
+        found = _each_once(chain.from_iterable(pool.map(partial(self._images, pairs), places)))
+        missing = {image[0]: not self._is_whole(image[0]) for image in found}
+        batches = list(_batches(found, batch_size))
+        incomplete = [batch for batch in batches if any(missing[image[0]] for image in batch)]
+        loaded = pool.map(partial(self._load, pairs), chain.from_iterable(incomplete))
         written = 0
-        for batch in _batches(_each_once(chain.from_iterable(loaded)), batch_size):
-            files, pixels, sizes = zip(*batch, strict=True)
+        for batch in incomplete:
+            pixels, sizes = zip(*islice(loaded, len(batch)), strict=True)
             moments = self.model.moments(torch.stack(pixels))
-            for file, value, time_ids in zip(files, moments, sizes, strict=True):
-                written += self._write(file, {"moments": value, "time_ids": time_ids})
+            for (file, _, _), value, time_ids in zip(batch, moments, sizes, strict=True):
+                if missing[file]:
+                    written += self._write(file, {"moments": value, "time_ids": time_ids})
         return written
 
-    def _load_missing(self, pairs: CaptionedPairs, place: tuple[int, Side]) -> list[Image]:
-        """Decodes and transforms an image, unless its files exist."""
-        if UNWRITTEN in self.problems:
-            return []
+    def _images(self, pairs: CaptionedPairs, place: tuple[int, Side]) -> list[Image]:
         data = pairs.read(*place)
         flips = (False, True) if self.transform.random_flip else (False,)
-        files = {flip: self._image_file(data, flip) for flip in flips}
-        missing = {flip: file for flip, file in files.items() if not self._is_whole(file)}
-        if not missing:
-            return []
-        image = decode_image(data, pairs.where(*place))
-        return [(file, *self.transform.apply(image, Crop(f))) for f, file in missing.items()]
+        return [(self._image_file(data, flip), place, flip) for flip in flips]
+
+    def _load(self, pairs: CaptionedPairs, image: Image) -> tuple[Tensor, Tensor]:
+        """Decodes and transforms an image; returns its pixels and sizes."""
+        _, place, flip = image
+        decoded = decode_image(pairs.read(*place), pairs.where(*place))
+        return self.transform.apply(decoded, Crop(flip))
 
     def _is_whole(self, file: Path) -> bool:
         """Returns whether a file holds what it should; says once that one does not."""
@@ -245,12 +254,12 @@ def _text_encoders(model: StableDiffusion) -> str:
     return fingerprint(weights, configs, tokenizers, model.dtype)
 
 
-def _each_once(images: Iterable[Image]) -> Iterator[Image]:
-    seen: set[Path] = set()
+def _each_once(images: Iterable[Image]) -> list[Image]:
+    """Returns the first image of each file."""
+    first: dict[Path, Image] = {}
     for image in images:
-        if image[0] not in seen:
-            seen.add(image[0])
-            yield image
+        first.setdefault(image[0], image)
+    return list(first.values())
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
