@@ -233,6 +233,7 @@ class Damage:
             kind != "remove" and path == f"work/{place}" for _, kind, path in stage.changes()
         )
         named = Path(place).name in stage.output() or " again" in stage.output()
+        named |= self.how == "removed" and not checkpoint  # a part that is missing is made
         if (again or status) and not named:
             raise Broken(f"status {status}, and no line names {place}: {stage.last_line()}")
         if status and checkpoint:  # it says how: from the checkpoint before
