@@ -187,12 +187,12 @@ class ReferenceCache:
         return len(self.values) + len(self.stored)
 
     def get(self, keys: Tensor, batch: int = 0) -> Tensor:
-        """Returns the values of keys with shape (*, 2): fp32 with shape (*), NaN where missing."""
+        """Returns the values of keys, with shape :math:`(*, 2)`, in fp32, NaN where missing."""
         values = [self._value(key, batch) for key in _keys(keys)]
         return torch.tensor(values, dtype=torch.float32, device=keys.device).view(keys.shape[:-1])
 
     def add(self, keys: Tensor, values: Tensor, batch: int = 0) -> None:
-        """Adds finite values, with shape (*), of keys, with shape (*, 2), that are missing."""
+        """Adds the finite values, with shape :math:`(*)`, of keys that are missing."""
         for key, value in zip(_keys(keys), values.float().flatten().tolist(), strict=True):
             if key not in self.values and key not in self.stored and math.isfinite(value):
                 self.values[key] = value
@@ -209,8 +209,8 @@ class ReferenceCache:
         for the others otherwise.
 
         Arguments:
-            keys: The keys, with shape (*, 2).
-            compute: Returns the values, with shape (*).
+            keys: The keys, with shape :math:`(*, 2)`.
+            compute: Returns the values, with shape :math:`(*)`.
             layout: The shape in which the rows are computed, if the keys leave that open.
         """
         if not self.enabled:
