@@ -79,7 +79,11 @@ def test_byte_order_marks(tmp_path: Path, name: str, content: str, zipped: bool)
         ("a.jsonl", b'{"a": 1}\n\n{"a": 2}\n', r"a.jsonl, row 2: not JSON \(an empty line"),
         ("a.jsonl", b"\xff\xfe", "a.jsonl: cannot be read"),
         ("a.jsonl.gz", b"no gzip", "a.jsonl.gz: cannot be read"),
-        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-9], "a.jsonl.gz: cannot be read"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-9],
+            "a.jsonl.gz: cannot be read",
+        ),
         ("a.parquet", b"no parquet", "a.parquet: not a Parquet file"),
         ("a.csv", b"p,c\nx,y\nx,y,z\n", "a.csv, row 2: 3 cells for 2 columns; quote texts that"),
         ("a.xlsx", b"", "unknown ending; a file of rows ends in .jsonl, .jsonl.gz, .parquet, .csv"),
