@@ -1,0 +1,1 @@
+"""Fault bench of the programs."""
