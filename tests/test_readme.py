@@ -82,6 +82,8 @@ def test_commands_exist(page: Path) -> None:
         assert (ROOT / file).exists(), file
     for module in re.findall(r"python -m ([\w.]+)", text):
         spec = find_spec(module)
+        if spec is not None and spec.submodule_search_locations:
+            spec = find_spec(f"{module}.__main__")
         assert spec is not None and spec.origin is not None, module
         if ROOT in Path(spec.origin).parents and "site-packages" not in spec.origin:
             assert 'if __name__ == "__main__"' in Path(spec.origin).read_text(), module

@@ -1,1 +1,0 @@
-"""Fault bench of the programs."""
