@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,18 @@ Row = dict[str, Any]
 
 SEED = os.environ.get("HYPOTHESIS_SEED")
 CHOSEN_SEED = SEED is not None or any("--hypothesis-seed" in word for word in sys.argv)
+
+
+def outcome(function: Callable[[], Any], name: str) -> Any:
+    """Returns a result, or None after an error that names the data; programs print it as a line."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return function()
+        except ValueError as error:
+            assert type(error) is ValueError, repr(error)
+            assert name in str(error), str(error)
+            return None
 
 
 def examples(number: int) -> Callable[[Any], Any]:

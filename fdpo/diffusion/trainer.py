@@ -33,9 +33,8 @@ from fdpo.diffusion.noise import NoiseProcess, errors
 from fdpo.diffusion.reference import Reference, frozen_copy, open_cache
 from fdpo.preferences.pairs import SIDES
 from fdpo.runs.cache import ReferenceCache
-from fdpo.runs.checkpoints import reason
 from fdpo.runs.interrupts import Interrupts
-from fdpo.runs.notes import note
+from fdpo.runs.notes import note, reason
 from fdpo.runs.resume import require_whole
 
 Predict = Callable[..., Tensor]

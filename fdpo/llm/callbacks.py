@@ -127,30 +127,23 @@ class CountTokens(TrainerCallback, ExportableState):
 
 
 class SumLosses(TrainerCallback, ExportableState):
-    """The sum of the losses of all steps, with those before a run was interrupted.
+    """The sum of the losses before a run was interrupted, and at its checkpoint.
 
     transformers' ``train_loss`` is the mean over the steps since then.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer, self.earlier = trainer, 0.0
-
-    @property
-    def logged(self) -> float:
-        """The sum up to the last log."""
-        return self.earlier + getattr(self.trainer, "_total_loss_scalar", 0.0)
+    def __init__(self) -> None:
+        self.earlier = self.sum = 0.0
 
     def state(self) -> dict[str, Any]:
         """Returns the part of a checkpoint."""
-        recent = getattr(self.trainer, "_tr_loss", 0.0)  # since the last log
-        return {"args": {}, "attributes": {"sum": self.logged + float(recent)}}
+        return {"args": {}, "attributes": {"sum": self.sum}}
 
     def on_train_begin(
         self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        start = {"args": {}, "attributes": {"sum": 0.0}}
-        saved = state.stateful_callbacks.setdefault(type(self).__name__, start)
-        self.earlier = saved["attributes"]["sum"]
+        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        self.earlier = self.sum = saved["attributes"]["sum"]
 
 
 class FiniteGradients(TrainerCallback):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from transformers import Trainer, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerState
 
 from fdpo.llm.callbacks import SumLosses
-from fdpo.runs.checkpoints import STATE, reading, reason, rotate, whole_checkpoint, without_code
-from fdpo.runs.notes import note
+from fdpo.runs.checkpoints import STATE, reading, rotate, whole_checkpoint, without_code
+from fdpo.runs.notes import note, reason
 from fdpo.runs.resume import newest_checkpoint, require_whole
+
+Callback = TypeVar("Callback", bound=TrainerCallback)
 
 
 class ResumableTrainer(Trainer):
@@ -25,8 +27,7 @@ class ResumableTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.losses = SumLosses(self)
-        self.add_callback(self.losses)
+        self.add_callback(SumLosses())
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
@@ -48,15 +49,22 @@ class ResumableTrainer(Trainer):
                 TrainerState.load_from_json(str(Path(checkpoint) / STATE))
         return super().train(checkpoint, *args, **kwargs)
 
+    def get_callback(self, kind: type[Callback]) -> Callback:
+        """Returns the callback of a class; a resumed run may have another object than before."""
+        return next(one for one in self.callback_handler.callbacks if isinstance(one, kind))
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Logs metrics; the mean loss at the end is that of all steps of the run."""
         if "train_loss" in logs and self.state.global_step:
-            logs["train_loss"] = self.losses.logged / self.state.global_step
+            total = self.get_callback(SumLosses).earlier + self._total_loss_scalar
+            logs["train_loss"] = total / self.state.global_step
         super().log(logs, *args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder, step = Path(self._get_output_dir(trial)), self.state.global_step
         writes, wait = self.args.should_save, self.accelerator.wait_for_everyone
+        losses = self.get_callback(SumLosses)
+        losses.sum = losses.earlier + self._total_loss_scalar + self._tr_loss.item()
         with whole_checkpoint(folder, step, writes=writes, wait=wait) as hidden:
             self.saving_in = hidden.parent
             try:

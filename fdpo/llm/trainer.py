@@ -179,13 +179,7 @@ class FDPOTrainer(ResumableTrainer, DPOTrainer):
     @property
     def tokens_seen(self) -> int:
         """The tokens of the batches trained on, padding excluded."""
-        return self.token_count.tokens
-
-    @property
-    def token_count(self) -> CountTokens:
-        """The callback that keeps :attr:`tokens_seen` in checkpoints."""
-        callbacks = self.callback_handler.callbacks
-        return next(callback for callback in callbacks if isinstance(callback, CountTokens))
+        return self.get_callback(CountTokens).tokens
 
     def compute_loss(
         self,
@@ -375,7 +369,7 @@ class FDPOTrainer(ResumableTrainer, DPOTrainer):
         num_tokens, num_places = batch_tokens(self.accelerator, batch)
         self.means.add(self.mode, {"padded_fraction": (num_places - num_tokens, num_places)})
         if self.mode == "train":
-            self.token_count.tokens += num_tokens
+            self.get_callback(CountTokens).tokens += num_tokens
         self.means.set(self.mode, "num_tokens", self.tokens_seen)
         if self.mode == "eval":
             margins = metrics["rewards/margins"].tolist()

@@ -30,13 +30,17 @@ from torch import Tensor
 
 from fdpo.runs.distributed import any_process, is_main_process
 from fdpo.runs.files import remove_leftovers, replacing, write_json
-from fdpo.runs.notes import note
+from fdpo.runs.notes import note, reason
 
 OFF = "off"
 LEFTOVER_AGE = 24 * 60 * 60.0  # seconds after which no writer of a cache is still at work
 
 RECORD = "reference_cache.json"
 """The file of a run folder with the counts of :meth:`ReferenceCache.report`."""
+
+UNWRITTEN = "is not written"
+_NOTED: set[tuple[Path, str]] = set()
+"""The folders and the problems that a line named already."""
 
 Key = tuple[int, int]
 Value = TypeVar("Value")
@@ -56,12 +60,6 @@ def reference_folder(folder: str | None) -> Path | None:
         caches = None
     own = os.environ.get("FDPO_CACHE") or (Path(caches) / "fdpo" if caches else None)
     return Path(own) / "reference" if own else None
-
-
-def reason(error: Exception) -> str:
-    """Returns why a cache cannot be used, in one line."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
 
 
 def array_key(*values: np.ndarray) -> tuple[int, int]:
@@ -128,10 +126,6 @@ def cached(
         except Exception as error:
             _note_once(path, UNWRITTEN, error)
     return value
-
-
-UNWRITTEN = "is not written"
-_NOTED: set[tuple[Path, str]] = set()
 
 
 def _note_once(path: Path, problem: str, error: Exception) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from fdpo.runs.files import read_json, write_json
+from fdpo.runs.notes import reason
 
 NAME = r"checkpoint-\d+"
 STATE = "trainer_state.json"
@@ -169,15 +170,6 @@ def without_code() -> Iterator[None]:
     finally:
         del os.environ[names[0]]
         os.environ.update({name: value for name, value in before.items() if value is not None})
-
-
-def reason(error: Exception, longest: int = 200) -> str:
-    """Returns an error as one line: its type and the beginning of its message."""
-    if type(error).__name__ == "UnpicklingError":  # torch advises to run the code
-        return "one of its files is damaged or holds code"
-    text = " ".join(str(error).split())
-    text = text if len(text) <= longest else f"{text[:longest]} …"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _damage_without_manifest(checkpoint: Path) -> str:

@@ -26,3 +26,19 @@ def note(message: str) -> None:
     """Warns of a thing worth knowing; programs print it as one line, without its place."""
     if is_main_process():
         warnings.warn(message, stacklevel=2)
+
+
+def reason(error: Exception, longest: int = 200) -> str:
+    """Returns an error as one line: what the system says, or its type and its message's beginning.
+
+    Example:
+        >>> reason(OSError(28, "No space left on device")), reason(KeyError("values"))
+        ('No space left on device', "KeyError: 'values'")
+    """
+    if type(error).__name__ == "UnpicklingError":  # torch advises to run the code
+        return "one of its files is damaged or holds code"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = printable(error)
+    text = text if len(text) <= longest else f"{text[:longest]} …"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

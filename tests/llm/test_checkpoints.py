@@ -39,14 +39,17 @@ def kill(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt  # which, like a kill, no handler of errors sees
 
 
+@pytest.mark.parametrize("restored", [False, True])
 @pytest.mark.parametrize("last", [False, True])
-def test_a_killed_run_resumes_to_the_same_end(make: Make, tmp_path: Path, last: bool) -> None:
+def test_a_killed_run_resumes_to_the_same_end(
+    make: Make, tmp_path: Path, last: bool, restored: bool
+) -> None:
     """Also where its last step was no epoch's end, whose checkpoint it leaves as it is."""
     whole = make("whole")
     whole.train()
     step = 3 if last else 1
     before = digest(tmp_path / f"whole/checkpoint-{step}")
-    resumed = make("resumed")
+    resumed = make("resumed", restore_callback_states_from_checkpoint=restored)
     resumed.train(str(tmp_path / f"whole/checkpoint-{step}"))
     assert resumed.state.global_step == 3
     for name, weight in whole.model.state_dict().items():

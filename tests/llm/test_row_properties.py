@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from hypothesis import strategies as st
 from fdpo.llm.data import load_preferences
 from fdpo.llm.pair_datasets import as_pairs
 from fdpo.llm.trainer import FDPOTrainer
-from tests.json_values import NEEDED, examples, lines, rows
+from tests.json_values import NEEDED, examples, lines, outcome, rows
 from tests.llm import training
 
 KINDS = ("pair", "conversation", "group")
@@ -33,18 +31,6 @@ def trainer(
     made = FDPOTrainer(str(tiny_model), config, train_dataset=pairs)
     made._tokenizer.chat_template = TEMPLATE
     return made
-
-
-def outcome(function: Callable[[], Any], name: str) -> Any:
-    """Returns a result, or None after an error that names the data; programs print it as a line."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return function()
-        except ValueError as error:
-            assert type(error) is ValueError, repr(error)
-            assert name in str(error), str(error)
-            return None
 
 
 @pytest.mark.parametrize("kind", KINDS)

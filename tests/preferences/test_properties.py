@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -26,22 +25,10 @@ from fdpo.preferences.schema import (
     write_pairs,
 )
 from fdpo.runs.rows import read_rows, write_rows
-from tests.json_values import KINDS, examples, lines, rows, values
+from tests.json_values import KINDS, examples, lines, outcome, rows, values
 
 FILE = "data.jsonl"
 PAIRINGS = (PairingConfig(), PairingConfig(min_gap=0.5), PairingConfig(rule="all"))
-
-
-def outcome(function: Callable[[], Any], name: str) -> Any:
-    """Returns a result, or None after an error that names the file; programs print it as a line."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return function()
-        except ValueError as error:
-            assert type(error) is ValueError, repr(error)
-            assert name in str(error), str(error)
-            return None
 
 
 def require_counts(counts: Counter[str], pairs: list[Any], candidates: int | None) -> None:

@@ -30,10 +30,10 @@ from fdpo.diffusion.text_to_image.pairs import CaptionedPairs
 from fdpo.diffusion.text_to_image.pipeline import StableDiffusion
 from fdpo.diffusion.text_to_image.transforms import Crop, PairTransform
 from fdpo.preferences.pairs import SIDES, Side
-from fdpo.runs.cache import LEFTOVER_AGE, fingerprint, model_config, reason
+from fdpo.runs.cache import LEFTOVER_AGE, fingerprint, model_config
 from fdpo.runs.distributed import any_process, partial_state, sharded
 from fdpo.runs.files import remove_leftovers, replacing
-from fdpo.runs.notes import note
+from fdpo.runs.notes import note, reason
 
 THREADS = 8  # images decoded at the same time
 IMAGES_PER_PART = 32  # images that a process reads ahead while it encodes
